@@ -126,7 +126,7 @@ struct node_effect {
     enum node_effect_type type;
     uint64_t peer, stream, token, seq, epoch, term, vote, cluster_id, ticket, limit_seq, bytes;
     enum wal_founding founding;
-    struct config config;
+    const struct config *config; /* FOUND, TRUNCATE: the node's own, copied by the shell at once */
     struct node_bytes blocks; /* WRITE: one reference that the shell releases */
     struct peer_msg msg;      /* SEND: its blocks likewise */
     replog_status status;

@@ -62,16 +62,17 @@ enum raft_msg_type {
 struct raft_msg {
     enum raft_msg_type type;
     uint64_t from, to, term;
-    /* PREVOTE, VOTE: the candidate's last position. APPEND: the position before the entries
-     * (a heartbeat has none). */
+    /* PREVOTE, VOTE: the candidate's last position. APPEND: the position before the entries; in an
+     * empty one (heartbeat, probe) the position up to which the follower should have the log. */
     uint64_t seq, seq_term;
     /* APPEND: the leader's commit; APPEND_REPLY: the follower's. */
     uint64_t commit_seq;
     /* APPEND: number of the leader's round, echoed in the reply (check-quorum, read index). */
     uint64_t round;
     /* *_REPLY: granted / accepted. An APPEND_REPLY that accepts has seq = the last seq that is
-     * durable there and known to match; one that does not has (seq, seq_term) = a position of the
-     * follower's log at or below which the leader should look for the match. */
+     * durable there and known to match, and in seq_term (which is no term then) the last seq that is
+     * known to match, durable or not. One that does not accept has (seq, seq_term) = the follower's
+     * term at a seq at or below what was asked, such that nothing above it can match. */
     bool ok;
     /* VOTE and PREVOTE: asked for by the leader itself (leadership transfer): do not wait for its
      * silence. */
@@ -86,12 +87,15 @@ enum raft_event_type {
     RAFT_EV_TICK,       /* now_ms: time has passed; at least every heartbeat_ms / 2 */
     RAFT_EV_MESSAGE,    /* msg: from a peer */
     RAFT_EV_APPENDED,   /* entry: this leader sealed a block behind its tail (LEAD included) */
-    RAFT_EV_PERSISTED,  /* seq, epoch: all up to seq is durable here, written under that epoch */
+    RAFT_EV_PERSISTED,  /* seq, epoch: all up to seq is durable here, written under that epoch (or
+                           kept by the CUT that began it) */
     RAFT_EV_VOTE_SAVED, /* term, vote: what SAVE_VOTE asked for is durable */
-    RAFT_EV_SENT,       /* peer, seq: blocks up to seq are on their way to the peer */
+    RAFT_EV_SENT,       /* peer, seq: blocks up to seq are on their way to the peer; an APPEND that
+                           is sent later must not overtake them */
     RAFT_EV_LOST,       /* peer: the connection broke; what was on its way may be lost */
     RAFT_EV_TRANSFER,   /* peer: hand leadership to it (0: to the one that is furthest) */
-    RAFT_EV_READ,       /* context: a read index is wanted (leader only) */
+    RAFT_EV_READ,       /* context: a read index is wanted; READ_FAIL at once when this is not a
+                           leader that is raft_ready, or 1024 reads wait already */
     RAFT_EV_STEP_DOWN,  /* give up leadership (a stalled disk) */
     RAFT_EV_MAY_STAND   /* from now on this member may stand for election */
 };
@@ -119,12 +123,15 @@ enum raft_effect_type {
                           Starts or restarts the stream (forget what was in flight) */
     RAFT_FX_UNSTREAM,  /* peer: stop streaming to it */
     RAFT_FX_ACKED,     /* peer, seq: durable there and matching up to seq (grew) */
-    RAFT_FX_CUT,       /* seq, epoch: drop everything above seq; later writes carry the new epoch */
-    RAFT_FX_ACCEPT,    /* first, n: write entries[first .. n) of the message in hand behind the tail */
+    RAFT_FX_CUT,       /* seq, epoch: drop everything above seq; later writes carry the new epoch.
+                          Once done, and all that is kept is durable: PERSISTED{seq, epoch} */
+    RAFT_FX_ACCEPT,    /* first, n: write entries[first .. n) of the message in hand behind the tail.
+                          The leader gets its answer when they are PERSISTED */
     RAFT_FX_COMMIT,    /* seq: committed grew to seq */
     RAFT_FX_READ_OK,   /* context, seq: reads at seq are linearizable */
     RAFT_FX_READ_FAIL, /* context: not the leader (any more) */
-    RAFT_FX_FATAL      /* text: an invariant is broken (a committed entry would be cut): stop */
+    RAFT_FX_FATAL      /* text (static): an invariant is broken (a committed entry would be cut): stop.
+                          Every later step does nothing */
 };
 
 struct raft_effect {
@@ -144,10 +151,16 @@ struct raft_effects {
 };
 void raft_effects_free(struct raft_effects *fx);
 
-/* NULL when memory is short. Copies what it is given. The epoch starts at 1. */
+/* NULL when memory is short. Copies what it is given. The epoch starts at 1. The caller has seen to
+ * it (CHECKed) that the start is sound: commit_seq <= last_seq (below the base it counts as the base), runs
+ * that cover (base_seq, last_seq] (the first may begin below) with ascending terms; and that
+ * heartbeat_ms < election_ms. */
 struct raft *raft_new(const struct raft_config *config, const struct raft_start *start);
 void raft_free(struct raft *r);
 
+/* Takes one event. event->now_ms is looked at for every type; 0 or a time in the past: as before.
+ * Messages that are malformed, not for this member or not from a voter are ignored. Where memory for
+ * the effects or the term runs cannot be had the process ends (CHECK). */
 void raft_step(struct raft *r, const struct raft_event *event, struct raft_effects *fx);
 
 /* ---- Queries */
@@ -161,13 +174,18 @@ uint64_t raft_epoch(const struct raft *r);
 uint64_t raft_match(const struct raft *r, uint64_t peer); /* leader: durable there; self: persisted */
 /* The leader has committed an entry of its own term: it may serve reads and admit appends. */
 bool raft_ready(const struct raft *r);
-/* Milliseconds since the leader last heard from the peer; UINT64_MAX: never in this term. */
+/* To whom leadership is being handed (admit nothing until it is 0 again, or the role is lost); 0:
+ * nobody. Given up after election_ms. */
+uint64_t raft_transferring(const struct raft *r);
+/* Milliseconds since the leader last heard from the peer; UINT64_MAX: never in this term. On a
+ * follower: since it heard from the leader; UINT64_MAX for every other. Self: 0. */
 uint64_t raft_silence_ms(const struct raft *r, uint64_t peer);
 /* The term at a seq in (base, last]; base_term at base; 0 outside. */
 uint64_t raft_term_at(const struct raft *r, uint64_t seq);
-/* Truncation moved the base: forget runs below. */
+/* Truncation moved the base: forget runs below. base_seq is the end of a block, committed. */
 void raft_set_base(struct raft *r, uint64_t base_seq, uint64_t base_term);
-/* The APPEND message for blocks that follow position `prev_seq`, to be sent to `peer` with them. */
+/* The APPEND message for blocks that follow position `prev_seq` (at or above the base), to be sent to
+ * `peer` with them. Make it when it is sent: it carries the commit and round of that moment. */
 struct raft_msg raft_append_header(const struct raft *r, uint64_t peer, uint64_t prev_seq);
 
 #endif

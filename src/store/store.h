@@ -3,7 +3,8 @@
  * functions, so that a simulator can put a store behind it that forgets all after its last flush.
  * Hides: RocksDB.
  *
- * A store is written by one thread (the apply thread); get may be called by any thread beside it. */
+ * A store is written by one thread (the apply thread); flush, get and the walks may be called by any
+ * thread beside it. The callbacks of the walks do not call the store. */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
 

@@ -61,17 +61,19 @@ struct block_builder {
     uint16_t flags;
     size_t payload_bytes; /* against REPLOG_MAX_BATCH_BYTES */
 };
+/* Initialises *b, whatever was in it (a builder in use is freed or finished first). */
 void block_begin(struct block_builder *b);
 void block_builder_free(struct block_builder *b);
 /* Appends a user's PUT or DELETE. INVALID_ARGUMENT (op, key, value, number of records, bytes of the
  * batch: the sentence names limit and value); RESOURCE_EXHAUSTED when memory is short. After an
- * error the builder is as before. A DELETE's value must be empty. */
+ * error the builder is as before. A DELETE has a key and no value. */
 replog_status block_add(struct block_builder *b, replog_op op, struct slice key, struct slice value,
                         replog_error *err);
-/* Appends a marker (any op but PUT and DELETE; COMMIT sets BLOCK_BATCH). Limits are the caller's. */
+/* Appends a marker (any op but PUT and DELETE; COMMIT sets BLOCK_BATCH). Limits are the caller's.
+ */
 void block_add_marker(struct block_builder *b, replog_op op, struct slice value);
 /* Ends the building: the bytes as a blob (hash and header not yet sealed), or NULL when memory
- * failed. The builder is empty afterwards. */
+ * failed. The builder, which must hold at least one record, is empty afterwards. */
 struct blob *block_finish(struct block_builder *b, uint32_t *n_records, uint16_t *flags);
 /* Writes the header into `bytes` (whose length is header->length) and computes the hash, which is
  * returned and stored in header->hash. */
@@ -82,7 +84,8 @@ uint64_t block_seal(uint8_t *bytes, struct block_header *header);
  * version and that the length lies within bounds; not the hash. DATA_LOSS otherwise. */
 replog_status block_peek(const uint8_t *bytes, size_t available, struct block_header *header,
                          replog_error *err);
-/* As block_peek, and the whole block is there, the hash is right and the records are well formed. */
+/* As block_peek, and the whole block is there, the hash is right and the records are well formed.
+ */
 replog_status block_check(const uint8_t *bytes, size_t available, struct block_header *header,
                           replog_error *err);
 

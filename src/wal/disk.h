@@ -3,8 +3,9 @@
  * that forgets or tears what was not synced.
  *
  * Paths are the caller's strings ("DIR/NAME"). Every function returns a status and, on failure,
- * fills `err` (which may be NULL) with operation, path and reason. ENOSPC is RESOURCE_EXHAUSTED,
- * everything else that the system refuses is UNAVAILABLE, a missing file NOT_FOUND.
+ * fills `err` (which may be NULL) with operation, path and reason. ENOSPC is RESOURCE_EXHAUSTED
+ * (of sync and sync_dir it is UNAVAILABLE: those bytes were taken and are lost), a missing file or
+ * directory NOT_FOUND, everything else that the system refuses UNAVAILABLE.
  * Thread-safe as the system calls are: different files freely, one file's reads beside a write. */
 #ifndef WAL_DISK_H
 #define WAL_DISK_H
@@ -20,9 +21,9 @@ struct disk_file; /* owned by the disk; from open to close */
 struct disk_lock;
 
 enum disk_open {
-    DISK_READ,       /* must exist, read only */
-    DISK_WRITE,      /* must exist, read and write */
-    DISK_CREATE      /* must not exist (ALREADY_EXISTS), read and write */
+    DISK_READ,  /* must exist, read only */
+    DISK_WRITE, /* must exist, read and write */
+    DISK_CREATE /* must not exist (ALREADY_EXISTS), read and write */
 };
 
 struct disk {
@@ -49,7 +50,8 @@ struct disk {
     replog_status (*rename)(void *ctx, const char *from, const char *to, replog_error *err);
     replog_status (*unlink)(void *ctx, const char *path, replog_error *err);
     replog_status (*sync_dir)(void *ctx, const char *dir, replog_error *err);
-    /* Makes one directory; OK if it is there. */
+    /* Makes one directory; OK if it is there. Its name becomes durable with sync_dir of its parent
+     * ("." for a path without '/'). */
     replog_status (*make_dir)(void *ctx, const char *dir, replog_error *err);
     /* Calls fn with the name of every regular file in dir (no order). */
     replog_status (*list)(void *ctx, const char *dir, void (*fn)(const char *name, void *user),
@@ -65,9 +67,12 @@ struct disk {
 const struct disk *disk_posix(void);
 
 /* ---- A disk in memory, for tests -------------------------------------------------------------
- * Every call counts. A cut is armed with disk_mem_cut_at: the call with that number, and all
- * after it, fail with UNAVAILABLE ("power is off"); half of what the cut call would have written
- * may stand. disk_mem_crash then turns what was on the "device" into what survives. */
+ * Every call that returns a status counts, from 1. A cut is armed with disk_mem_cut_at (0 disarms):
+ * the call with that number, and all after it, fail with UNAVAILABLE ("power is off"); half of what
+ * the cut call would have written may stand. disk_mem_crash then turns what was on the "device"
+ * into what survives. Handles from before a crash are dead (UNAVAILABLE) but can be closed and
+ * unlocked; disk_mem_free frees those that were not. The directories "." and "/" are always there,
+ * any other is made with make_dir. rename works within one directory. Thread-safe. */
 struct disk_mem;
 struct disk_mem *disk_mem_new(uint64_t capacity_bytes); /* 0: without a bound */
 void disk_mem_free(struct disk_mem *mem);
@@ -80,17 +85,18 @@ enum disk_mem_loss {
                          may be durable while content is not, never a later change of the same name
                          without the earlier */
 };
-uint64_t disk_mem_calls(const struct disk_mem *mem);    /* calls so far */
+uint64_t disk_mem_calls(const struct disk_mem *mem); /* calls so far */
 void disk_mem_cut_at(struct disk_mem *mem, uint64_t call_number);
 /* Power off and on: drops every open file and lock, applies the loss, disarms the cut. */
 void disk_mem_crash(struct disk_mem *mem, enum disk_mem_loss loss, uint64_t seed);
-/* The next n sync calls (or writes) fail with UNAVAILABLE; after a failed sync, the data count as
- * clean though the device does not have them (as a page cache does): reads still see them, a later
- * sync succeeds without making them durable, a crash loses them. */
+/* The next n sync and sync_dir calls (or writes, of which half stands) fail with UNAVAILABLE; after
+ * a failed sync, the data count as clean though the device does not have them (as a page cache
+ * does): reads still see them, a later sync succeeds without making them durable, a crash loses
+ * them, unless they are written again. */
 void disk_mem_fail_syncs(struct disk_mem *mem, unsigned n);
 void disk_mem_fail_writes(struct disk_mem *mem, unsigned n);
 void disk_mem_set_capacity(struct disk_mem *mem, uint64_t capacity_bytes);
-/* Flips bits / reads the durable and cached content of a file, for damage tests. */
+/* Flips bits of a file, cached and durable: rot. NOT_FOUND; OUT_OF_RANGE behind its end. */
 replog_status disk_mem_damage(struct disk_mem *mem, const char *path, uint64_t offset,
                               uint8_t xor_mask);
 

@@ -1,0 +1,278 @@
+/* apply.c: replay into the store.
+ *
+ * Meta entries of the store, all written in the same batch as the data they belong to:
+ *   "checkpoint"           the last CHECKPOINT applied: safe_seq, drop_upto (16 bytes)
+ *   "session/" + id (8, big-endian, so that they come in order)   see session.c */
+#include "node/apply.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+#define SESSION_PREFIX   "session/"
+#define CHECKPOINT_ENTRY "checkpoint"
+enum { SESSION_PREFIX_BYTES = 8, SESSION_KEY_BYTES = 16 };
+
+struct applier {
+    struct wal *wal;
+    struct store *store;
+    struct session_table *sessions;
+    struct checkpoint_marker marker;
+    uint64_t applied;
+    struct wal_reader *reader;
+    /* One store batch in the making. */
+    struct store_op *ops;
+    size_t n_ops, ops_capacity;
+    struct buffer bytes;           /* copies of what the operations point to */
+    uint64_t touched[256];         /* sessions to be written */
+    size_t n_touched;
+    bool marker_touched;
+};
+
+/* The operations of a batch point into `bytes`, which may move while it grows: until the batch is
+ * written their data pointers hold offsets. */
+static void *offset_pointer(size_t offset) {
+    return (void *)(uintptr_t)offset;
+}
+
+static struct slice keep(struct applier *a, const void *data, size_t n) {
+    struct slice s = {offset_pointer(a->bytes.size_bytes), n};
+    buffer_append(&a->bytes, data, n);
+    return s;
+}
+
+static bool push(struct applier *a, struct store_op op) {
+    if (a->n_ops == a->ops_capacity) {
+        size_t capacity = a->ops_capacity ? 2 * a->ops_capacity : 64;
+        struct store_op *ops = realloc(a->ops, capacity * sizeof *ops);
+        if (!ops) return false;
+        a->ops = ops;
+        a->ops_capacity = capacity;
+    }
+    a->ops[a->n_ops++] = op;
+    return true;
+}
+
+static void session_key(uint64_t session, uint8_t key[SESSION_KEY_BYTES]) {
+    memcpy(key, SESSION_PREFIX, SESSION_PREFIX_BYTES);
+    for (int i = 0; i < 8; i++) key[8 + i] = (uint8_t)(session >> (56 - 8 * i));
+}
+
+static replog_status no_memory(replog_error *err) {
+    return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a store batch");
+}
+
+/* ---- One block ------------------------------------------------------------------------------ */
+
+static void touch(struct applier *a, uint64_t session) {
+    for (size_t i = a->n_touched; i-- > 0;)
+        if (a->touched[i] == session) return;
+    a->touched[a->n_touched++] = session;
+}
+
+static void evicted(uint64_t session, void *user) {
+    struct applier *a = user;
+    uint8_t key[SESSION_KEY_BYTES];
+    session_key(session, key);
+    struct store_op op = {.type = STORE_META_DELETE, .key = keep(a, key, sizeof key)};
+    if (!push(a, op)) a->bytes.failed = true;
+}
+
+static replog_status apply_record(struct applier *a, const replog_record *r, replog_error *err) {
+    struct store_op op = {.seq = r->seq};
+    switch (r->op) {
+    case REPLOG_OP_PUT:
+    case REPLOG_OP_DELETE:
+        if (r->key_bytes == 0) return REPLOG_OK;
+        op.type = r->op == REPLOG_OP_PUT ? STORE_PUT : STORE_DELETE;
+        op.key = keep(a, r->key, r->key_bytes);
+        op.value = keep(a, r->value, r->value_bytes);
+        return push(a, op) ? REPLOG_OK : no_memory(err);
+    case REPLOG_OP_CHECKPOINT:
+        a->marker_touched = true;
+        return checkpoint_decode((struct slice){r->value, r->value_bytes}, &a->marker, err);
+    default:
+        return REPLOG_OK;
+    }
+}
+
+static replog_status apply_block(struct applier *a, const struct block_header *h,
+                                 const uint8_t *bytes, replog_error *err) {
+    bool is_session = false;
+    if (h->flags & (BLOCK_KEYED | BLOCK_MARKER)) {
+        struct block_walk walk = {0};
+        replog_record record;
+        while (block_next(bytes, h, &walk, &record)) {
+            if (record.op == REPLOG_OP_SESSION) is_session = true;
+            replog_status status = apply_record(a, &record, err);
+            if (status != REPLOG_OK) return status;
+        }
+    }
+    if (!is_session && h->session == 0) return REPLOG_OK;
+    if (session_append(a->sessions, h, is_session) != REPLOG_OK) return no_memory(err);
+    touch(a, is_session ? h->first_seq : h->session);
+    if (is_session) session_evict(a->sessions, h->first_seq, evicted, a);
+    return REPLOG_OK;
+}
+
+/* ---- One batch ------------------------------------------------------------------------------ */
+
+static replog_status write_batch(struct applier *a, uint64_t applied, replog_error *err) {
+    replog_status status = REPLOG_OK;
+    for (size_t i = 0; i < a->n_touched; i++) {
+        uint8_t key[SESSION_KEY_BYTES];
+        session_key(a->touched[i], key);
+        struct store_op op = {.type = STORE_META_PUT, .key = keep(a, key, sizeof key)};
+        size_t start = a->bytes.size_bytes;
+        if (!session_encode(a->sessions, a->touched[i], &a->bytes)) continue; /* evicted since */
+        op.value = (struct slice){offset_pointer(start), a->bytes.size_bytes - start};
+        if (!push(a, op)) status = no_memory(err);
+    }
+    if (a->marker_touched) {
+        uint8_t value[16];
+        checkpoint_encode(&a->marker, value);
+        struct store_op op = {.type = STORE_META_PUT};
+        op.key = keep(a, CHECKPOINT_ENTRY, sizeof CHECKPOINT_ENTRY - 1);
+        op.value = keep(a, value, sizeof value);
+        if (!push(a, op)) status = no_memory(err);
+    }
+    if (a->bytes.failed) status = no_memory(err);
+    if (status == REPLOG_OK) {
+        for (size_t i = 0; i < a->n_ops; i++) {
+            struct store_op *op = &a->ops[i];
+            op->key.data = a->bytes.data + (uintptr_t)op->key.data;
+            op->value.data = a->bytes.data + (uintptr_t)op->value.data;
+        }
+        status = a->store->ops->write(a->store, a->ops, a->n_ops, applied, err);
+    }
+    if (status == REPLOG_OK) a->applied = applied;
+    a->n_ops = 0;
+    a->n_touched = 0;
+    a->marker_touched = false;
+    buffer_clear(&a->bytes);
+    return status;
+}
+
+static bool batch_full(const struct applier *a) {
+    return a->n_touched >= sizeof a->touched / sizeof *a->touched - 1 ||
+           a->bytes.size_bytes >= (1u << 20);
+}
+
+replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint64_t *applied,
+                        replog_error *err) {
+    replog_status status = REPLOG_OK;
+    uint64_t reached = a->applied;
+    size_t done_bytes = 0;
+    while (reached < upto && done_bytes < max_bytes && !batch_full(a)) {
+        if (!a->reader) {
+            status = wal_reader_open(a->wal, reached + 1, &a->reader, err);
+            if (status != REPLOG_OK) return status;
+        }
+        struct block_header h;
+        const uint8_t *bytes;
+        status = wal_reader_next(a->reader, upto, &h, &bytes, err);
+        if (status == REPLOG_NOT_FOUND) break;
+        if (status == REPLOG_OK) status = apply_block(a, &h, bytes, err);
+        if (status != REPLOG_OK) goto out;
+        reached = block_last_seq(&h);
+        done_bytes += h.length;
+    }
+    status = reached > a->applied ? write_batch(a, reached, err) : REPLOG_OK;
+    if (status == REPLOG_OK) *applied = a->applied;
+out:
+    if (status != REPLOG_OK) {
+        wal_reader_close(a->reader);
+        a->reader = NULL;
+    }
+    return status;
+}
+
+replog_status apply_flush(struct applier *a, uint64_t *checkpoint, replog_error *err) {
+    /* A reader that stays on an old segment would keep it from being recycled. */
+    wal_reader_close(a->reader);
+    a->reader = NULL;
+    return a->store->ops->flush(a->store, checkpoint, err);
+}
+
+/* ---- Opening -------------------------------------------------------------------------------- */
+
+struct load {
+    struct applier *a;
+    replog_status status;
+    replog_error *err;
+};
+
+static void load_entry(struct slice key, struct slice value, void *user) {
+    struct load *load = user;
+    if (load->status != REPLOG_OK) return;
+    if (key.size_bytes == SESSION_KEY_BYTES &&
+        memcmp(key.data, SESSION_PREFIX, SESSION_PREFIX_BYTES) == 0) {
+        uint64_t id = 0;
+        for (int i = 0; i < 8; i++) id = id << 8 | key.data[8 + i];
+        load->status = session_decode(load->a->sessions, id, value, load->err);
+    } else if (key.size_bytes == sizeof CHECKPOINT_ENTRY - 1 &&
+               memcmp(key.data, CHECKPOINT_ENTRY, key.size_bytes) == 0) {
+        load->status = checkpoint_decode(value, &load->a->marker, load->err);
+    }
+}
+
+replog_status apply_open(struct wal *wal, struct store *store, struct applier **applier,
+                         replog_error *err) {
+    struct applier *a = calloc(1, sizeof *a);
+    if (!a) return no_memory(err);
+    struct load load = {.a = a, .status = REPLOG_OK, .err = err};
+    replog_status status = REPLOG_OK;
+    a->wal = wal;
+    a->store = store;
+    a->sessions = session_table_new();
+    if (!a->sessions) {
+        status = no_memory(err);
+        goto out;
+    }
+    a->applied = store->ops->applied(store);
+    uint64_t base = wal_base(wal).seq, tail = wal_tail(wal).seq;
+    if (a->applied < base) {
+        status = error_set(err, REPLOG_DATA_LOSS,
+                           "the store holds records up to %llu only, but the log begins at %llu: "
+                           "the store was lost; this member must be removed and added anew",
+                           (unsigned long long)a->applied, (unsigned long long)base + 1);
+        goto out;
+    }
+    if (a->applied > tail) {
+        status = error_set(err, REPLOG_DATA_LOSS,
+                           "the store has applied records up to %llu, but the log ends at %llu: "
+                           "the log was lost or replaced",
+                           (unsigned long long)a->applied, (unsigned long long)tail);
+        goto out;
+    }
+    status = store->ops->meta_each(store, load_entry, &load, err);
+    if (status == REPLOG_OK) status = load.status;
+out:
+    if (status == REPLOG_OK)
+        *applier = a;
+    else
+        apply_close(a);
+    return status;
+}
+
+void apply_close(struct applier *a) {
+    if (!a) return;
+    wal_reader_close(a->reader);
+    session_table_free(a->sessions);
+    free(a->ops);
+    buffer_free(&a->bytes);
+    free(a);
+}
+
+uint64_t apply_seq(const struct applier *a) {
+    return a->applied;
+}
+
+const struct session_table *apply_sessions(const struct applier *a) {
+    return a->sessions;
+}
+
+struct checkpoint_marker apply_marker(const struct applier *a) {
+    return a->marker;
+}

@@ -1,0 +1,452 @@
+"""Real replogd processes for tests: clusters on loopback, the command line, waiting with deadlines.
+
+Every test runs in a process of its own (see run.py). Nodes are killed by the kernel when that process
+ends, so nothing outlives a test.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+SLOW = float(os.environ.get("REPLOG_TEST_SLOW", "1"))  # sanitizers need more time
+
+
+class Failure(Exception):
+    """A check that did not hold."""
+
+
+class Skip(Exception):
+    """The machine cannot run this test; the text says why."""
+
+
+def check(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+def equal(got, wanted, what):
+    if got != wanted:
+        raise Failure(f"{what}: got {shorten(got)}, wanted {shorten(wanted)}")
+
+
+def shorten(value):
+    text = repr(value)
+    return text if len(text) < 400 else f"{text[:200]} ... {text[-150:]}"
+
+
+def wait(condition, timeout, what, interval=0.03):
+    """Calls condition until it gives something true and returns that; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout * SLOW
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Failure(f"not within {timeout * SLOW:.0f} s: {what}")
+        time.sleep(interval)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent():
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def spawn(argv, **kwargs):
+    """A child that the kernel kills when this process ends."""
+    return subprocess.Popen(argv, preexec_fn=die_with_parent, **kwargs)
+
+
+_ports_given = set()
+
+
+def free_port():
+    """A port of 127.0.0.1 in 9000..9999 on which nothing listens; never the same twice."""
+    start = random.Random(os.getpid() * 7919 + len(_ports_given)).randrange(1000)
+    for i in range(1000):
+        port = 9000 + (start + i) % 1000
+        if port in _ports_given:
+            continue
+        with contextlib.closing(socket.socket()) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _ports_given.add(port)
+        return port
+    raise Failure("no free port in 9000..9999")
+
+
+class Result:
+    """What a command did: status, output, and its JSON lines."""
+
+    def __init__(self, argv, rc, out, err, seconds):
+        self.argv, self.rc, self.out, self.err, self.seconds = argv, rc, out, err, seconds
+
+    @property
+    def json(self):
+        return [json.loads(line) for line in self.out.decode().splitlines()]
+
+    @property
+    def text(self):
+        return self.err.decode(errors="replace")
+
+    def __str__(self):
+        return (f"{' '.join(map(str, self.argv))[:300]} -> {self.rc}\n"
+                f"stdout: {self.out[-400:]!r}\nstderr: {self.err[-600:]!r}")
+
+    def ok(self):
+        check(self.rc == 0, f"status 0 wanted: {self}")
+        return self
+
+    def fails(self, *words):
+        """Ended with status 1, and stderr says all the words."""
+        check(self.rc == 1, f"status 1 wanted: {self}")
+        for word in words:
+            check(re.search(word, self.text), f"stderr should say {word!r}: {self}")
+        return self
+
+
+class Node:
+    """One replogd."""
+
+    def __init__(self, test, node_id, directory, port):
+        self.test, self.id, self.dir, self.port = test, node_id, directory, port
+        self.http_port = None
+        self.extra = []
+        self.members = None
+        self.process = None
+        self.log_path = os.path.join(test.dir, f"{os.path.basename(directory)}-{port}.log")
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def argv(self):
+        argv = [self.test.replogd, "--id", str(self.id), "--listen", self.address,
+                "--cluster", self.members, "--dir", self.dir]
+        if self.http_port:
+            argv += ["--http", f"127.0.0.1:{self.http_port}"]
+        return argv + self.extra
+
+    def start(self):
+        check(not self.alive(), f"node {self.id} is running already")
+        with open(self.log_path, "ab") as log:
+            self.process = spawn(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self
+
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self, timeout=20):
+        """SIGTERM; returns the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait_end(timeout)
+
+    def wait_end(self, timeout=20):
+        try:
+            return self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"node {self.id} did not end within {timeout * SLOW:.0f} s") from None
+
+    def pause(self):
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+
+    def log(self):
+        with open(self.log_path, "rb") as f:
+            return f.read().decode(errors="replace")
+
+    def memory_kib(self, what="VmRSS"):
+        with open(f"/proc/{self.pid}/status") as f:
+            return int(re.search(rf"{what}:\s+(\d+) kB", f.read()).group(1))
+
+
+class Cluster:
+    def __init__(self, test, nodes):
+        self.test, self.nodes = test, nodes
+        self.set_members()
+
+    def set_members(self):
+        members = ",".join(f"{n.id}={n.address}" for n in self.nodes)
+        for node in self.nodes:
+            node.members = members
+
+    def __getitem__(self, node_id):
+        return next(n for n in self.nodes if n.id == node_id)
+
+    @property
+    def endpoints(self):
+        return ",".join(n.address for n in self.nodes)
+
+    def others(self, node):
+        return [n for n in self.nodes if n is not node]
+
+    def start(self):
+        for node in self.nodes:
+            node.start()
+        return self
+
+    def stop(self):
+        for node in self.nodes:
+            if node.alive():
+                node.signal(signal.SIGTERM)
+        for node in self.nodes:
+            if node.process:
+                equal(node.wait_end(), 0, f"exit status of node {node.id} after SIGTERM")
+
+    def cli(self, *args, timeout=30, at=None, stdin=None, call_ms=None):
+        """replog --json -e ENDPOINTS ARGS; `at`: one node (or endpoints) instead of all."""
+        endpoints = at.address if isinstance(at, Node) else at or self.endpoints
+        head = ["-e", endpoints, "--json"]
+        if call_ms:
+            head += ["--timeout", str(int(call_ms * SLOW))]
+        return self.test.run(self.test.replog, *head, *args, timeout=timeout, stdin=stdin)
+
+    # -- state
+
+    def status(self, at=None, call_ms=2000):
+        result = self.cli("status", at=at, call_ms=call_ms)
+        if result.rc != 0 or not result.out.strip():
+            return None
+        return result.json[0]
+
+    def leader(self, timeout=15, among=None):
+        """The node that leads, as a running node tells it, once it serves appends."""
+        among = among or [n for n in self.nodes if n.alive()]
+        endpoints = ",".join(n.address for n in among)
+
+        def find():
+            status = self.status(at=endpoints)
+            ids = [n.id for n in among]
+            return self[status["leader"]] if status and status["leader"] in ids else None
+
+        return wait(find, timeout, "a leader among " + endpoints)
+
+    def ready(self, timeout=20):
+        """Waits until an append is acknowledged; returns the leader."""
+        self.leader(timeout)
+        self.append("", "ready", call_ms=timeout * 1000)
+        return self.leader(timeout)
+
+    def member(self, node_id, status=None):
+        status = status or self.status()
+        if not status:
+            return None
+        return next((m for m in status["members"] if m["id"] == node_id), None)
+
+    def wait_equal(self, timeout=20):
+        """Until all members are online, hold the whole log and agree on its chain; gives the status."""
+
+        def same():
+            status = self.status()
+            if not status or not status["leader"]:
+                return None
+            members = status["members"]
+            last = status["last_seq"]
+            good = (len(members) == len(self.nodes) and all(m["online"] for m in members)
+                    and all(m["match_seq"] == last == m["commit_seq"] == m["chain_seq"]
+                            for m in members)
+                    and len({m["chain"] for m in members}) == 1)
+            return status if good else None
+
+        try:
+            return wait(same, timeout, "all members alike")
+        except Failure as e:
+            raise Failure(f"{e}: {json.dumps(self.status())}") from None
+
+    # -- the log
+
+    def append(self, key, value, ack=None, at=None, call_ms=None):
+        args = ["append"] + (["--ack", ack] if ack else []) + [key, value]
+        return self.cli(*args, at=at, call_ms=call_ms).ok().json[0]
+
+    def append_lines(self, lines, batch=1, timeout=60, **kwargs):
+        data = "".join(line + "\n" for line in lines).encode()
+        result = self.cli("append", "--file", "-", "--batch", str(batch), stdin=data,
+                          timeout=timeout, **kwargs)
+        return result.ok().json
+
+    def read(self, *args, at=None, local=False, timeout=60):
+        args = ["read", *args] + (["--node"] if local else [])
+        return self.cli(*args, at=at, timeout=timeout).ok().json
+
+    def lines(self, first=1, **kwargs):
+        """The records as lines, as append_lines takes them."""
+        return [as_line(r) for r in self.read("--from", str(first), **kwargs)]
+
+
+def as_line(record):
+    return f"{record['key']}\t{record['value']}" if record["key"] else record["value"]
+
+
+class Appender:
+    """A `replog append --file -` that is fed lines until stopped; counts what was acknowledged."""
+
+    def __init__(self, cluster, batch=10, prefix="a", pause_s=0.002, call_ms=30000, keyed=True):
+        self.cluster, self.batch, self.prefix, self.pause_s = cluster, batch, prefix, pause_s
+        self.keyed = keyed
+        self.sent = []
+        self.out_path = os.path.join(cluster.test.dir, f"append-{prefix}.out")
+        self.err_path = os.path.join(cluster.test.dir, f"append-{prefix}.err")
+        argv = [cluster.test.replog, "-e", cluster.endpoints, "--json", "--timeout",
+                str(int(call_ms * SLOW)), "append", "--file", "-", "--batch", str(batch)]
+        self.process = spawn(argv, stdin=subprocess.PIPE, stdout=open(self.out_path, "wb"),
+                             stderr=open(self.err_path, "wb"))
+
+    def feed(self, seconds):
+        """Feeds whole batches for so long (or until the command ends); it blocks on flow control."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.feed_batches(1)
+            time.sleep(self.pause_s)
+
+    def feed_batches(self, count):
+        for _ in range(count):
+            n = len(self.sent)
+            lines = [f"{self.prefix}{n + i}\tv{n + i}" if self.keyed else f"{self.prefix}{n + i}"
+                     for i in range(self.batch)]
+            try:
+                self.process.stdin.write("".join(line + "\n" for line in lines).encode())
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                raise Failure(f"append ended early: {self.errors()}") from None
+            self.sent += lines
+
+    def acknowledged(self):
+        with open(self.out_path, "rb") as f:
+            data = f.read()
+        return [json.loads(line) for line in data[:data.rfind(b"\n") + 1].splitlines()]
+
+    def errors(self):
+        with open(self.err_path, "rb") as f:
+            return f.read().decode(errors="replace")[-600:]
+
+    def finish(self, timeout=60):
+        """Ends the input and waits; every batch must have been acknowledged."""
+        self.process.stdin.close()
+        try:
+            rc = self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"append did not end: {len(self.acknowledged())} acknowledged") from None
+        equal(rc, 0, f"exit status of append ({self.errors()})")
+        acks = self.acknowledged()
+        equal(len(acks), len(self.sent) // self.batch, "acknowledged batches")
+        return acks
+
+
+def check_once(cluster, appender, acks, first=1, **kwargs):
+    """What the appender sent is in the log once, whole, in order, where the answers say."""
+    records = [r for r in cluster.read("--from", str(first), **kwargs)
+               if (r["key"] or r["value"]).startswith(appender.prefix)]
+    equal(len(records), len(appender.sent), "records in the log")
+    equal([as_line(r) for r in records], appender.sent, "records in order")
+    seqs = [r["seq"] for r in records]
+    for i, ack in enumerate(acks):
+        batch = seqs[i * appender.batch:(i + 1) * appender.batch]
+        equal((batch[0], batch[-1] + 1), (ack["first_seq"], ack["last_seq"]), f"place of batch {i}")
+
+
+class Test:
+    """What a test function gets."""
+
+    def __init__(self, bin_dir, directory):
+        self.dir = directory
+        self.replogd = os.path.join(bin_dir, "replogd")
+        self.replog = os.path.join(bin_dir, "replog")
+        self.nodes = []
+
+    def run(self, *argv, timeout=30, stdin=None, env=None, cwd=None):
+        begin = time.monotonic()
+        process = spawn([str(a) for a in argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE, env=env, cwd=cwd)
+        try:
+            out, err = process.communicate(stdin or b"", timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise Failure(f"no end after {timeout * SLOW:.0f} s: "
+                          f"{Result(argv, None, out, err, 0)}") from None
+        return Result(argv, process.returncode, out, err, time.monotonic() - begin)
+
+    def node(self, node_id, name=None):
+        directory = os.path.join(self.dir, name or f"n{node_id}")
+        node = Node(self, node_id, directory, free_port())
+        self.nodes.append(node)
+        return node
+
+    def cluster(self, size=3, extra=(), http=False, start=True, name="n"):
+        nodes = [self.node(i + 1, f"{name}{i + 1}") for i in range(size)]
+        for node in nodes:
+            node.extra = list(extra)
+            node.http_port = free_port() if http else None
+        cluster = Cluster(self, nodes)
+        if start:
+            cluster.start()
+            cluster.ready()
+        return cluster
+
+    def verify(self, node, *args):
+        return self.run(self.replog, "--json", "wal", "verify", node.dir, *args)
+
+    def files(self, node):
+        """Regular files of a node's directory, as relative path -> size."""
+        found = {}
+        for root, _, names in os.walk(node.dir):
+            for name in names:
+                path = os.path.join(root, name)
+                found[os.path.relpath(path, node.dir)] = os.path.getsize(path)
+        return found
+
+    def copy(self, node, name):
+        """A copy of a stopped node's directory."""
+        target = os.path.join(self.dir, name)
+        shutil.copytree(node.dir, target)
+        return target
+
+    def finish(self):
+        """Ends what runs, and looks for processes that were ended by a signal of their own making."""
+        crashed = []
+        for node in self.nodes:
+            if node.process is None:
+                continue
+            if node.alive():
+                node.resume()
+                node.process.kill()
+                node.process.wait(10)
+            elif node.process.returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS,
+                                             -signal.SIGILL, -signal.SIGFPE):
+                crashed.append(f"node {node.id} was ended by signal {-node.process.returncode}")
+            for mark in ("ERROR: AddressSanitizer", "ThreadSanitizer: data race",
+                         "runtime error:"):
+                if mark in node.log():
+                    crashed.append(f"node {node.id} reports: {mark}")
+        check(not crashed, "; ".join(crashed))
+
+
+def needs(condition, why):
+    if not condition:
+        raise Skip(why)

@@ -1,0 +1,112 @@
+"""A full disk: appends are refused, reads go on, and appends resume when there is space."""
+
+import ctypes
+import os
+import time
+
+from harness import check, equal, needs, wait
+
+MIB = 1 << 20
+
+
+def small_disk(path, size_mib):
+    """A tmpfs that only this process and its children see; the kernel removes it with them."""
+    needs(os.geteuid() == 0, "mounting a small file system needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newns, ms_rec_private = 0x00020000, 0x4000 | (1 << 18)
+    needs(libc.unshare(clone_newns) == 0, "no mount namespaces here")
+    needs(libc.mount(b"none", b"/", None, ms_rec_private, None) == 0, "no private mounts here")
+    os.makedirs(path, exist_ok=True)
+    options = f"size={size_mib}m".encode()
+    needs(libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, options) == 0, "tmpfs cannot be mounted")
+
+
+def free_mib(path):
+    s = os.statvfs(path)
+    return s.f_bavail * s.f_frsize // MIB
+
+
+def fill(path, leave_mib):
+    ballast = os.path.join(path, "ballast")
+    with open(ballast, "wb") as f:
+        left = free_mib(path) - leave_mib
+        while left > 0:
+            f.write(b"\0" * MIB * min(left, 8))
+            left -= 8
+    return ballast
+
+
+def fill_until_refused(t, c, node, disk):
+    """Takes the disk's space away and appends until RESOURCE_EXHAUSTED; gives what was acknowledged."""
+    value = "x" * 50000
+    ballast = fill(disk, 24)
+    acked = 0
+    for i in range(3000):
+        result = c.cli("append", f"full{i}", value, at=node, call_ms=1500)
+        if result.rc != 0:
+            result.fails("RESOURCE_EXHAUSTED")
+            return ballast, acked
+        acked += 1
+    check(False, f"{acked} appends on a full disk: {free_mib(disk)} MiB free")
+
+
+def test_a_full_disk_refuses_appends_and_recovers(t):
+    disk = os.path.join(t.dir, "disk")
+    small_disk(disk, 1024)
+    c = t.cluster(1, start=False)
+    c[1].dir = os.path.join(disk, "n1")
+    c.start()
+    c.ready()
+    first = c.append_lines([f"k{i}\tv{i}" for i in range(100)])[0]["first_seq"]
+    ballast, acked = fill_until_refused(t, c, c[1], disk)
+    equal(c.cli("get", "k7").ok().json[0]["value"], "v7", "get goes on")
+    equal(len(c.lines(first)), 100 + acked, "reads go on; nothing acknowledged is lost")
+    check(c[1].alive(), "the node runs")
+    c.cli("append", "k", "v", call_ms=1500).fails("RESOURCE_EXHAUSTED")
+    os.unlink(ballast)
+    wait(lambda: c.cli("append", "again", "works", call_ms=1500).rc == 0, 20, "appends resume")
+    equal(c.lines(first)[-1], "again\tworks", "the log goes on")
+    c[1].kill()
+    c[1].start()
+    c.leader()
+    equal(len(c.lines(first)), 101 + acked, "after a kill")
+
+
+def test_a_full_node_can_still_free_itself(t):
+    disk = os.path.join(t.dir, "disk")
+    small_disk(disk, 1024)
+    c = t.cluster(1, start=False)
+    c[1].dir = os.path.join(disk, "n1")
+    c.start()
+    c.ready()
+    value = "x" * 60000
+    for _ in range(4):
+        c.append_lines([f"k{i % 10}\t{value}" for i in range(1000)], batch=40)
+    ballast, _ = fill_until_refused(t, c, c[1], disk)
+    got = c.cli("checkpoint", call_ms=10000).ok().json[0]
+    c.cli("truncate", "--upto", str(got["safe_seq"]), call_ms=10000).ok()
+    wait(lambda: c.status()["first_seq"] > 4000, 20, "truncated on a full disk")
+    os.unlink(ballast)
+    wait(lambda: c.cli("append", "again", "works", call_ms=1500).rc == 0, 20, "appends resume")
+
+
+def test_a_cluster_goes_on_when_a_follower_is_full(t):
+    disk = os.path.join(t.dir, "disk")
+    small_disk(disk, 768)
+    c = t.cluster(3, start=False)
+    c[3].dir = os.path.join(disk, "n3")
+    c.start()
+    leader = c.ready()
+    if leader is c[3]:
+        c[3].stop()
+        c.leader()
+        c[3].start()
+        c.wait_equal()
+    ballast = fill(disk, 8)
+    value = "x" * 50000
+    acks = c.append_lines([f"k{i % 10}\t{value}" for i in range(4000)], batch=40, timeout=80)
+    equal(len(acks), 100, "two of three are enough")
+    os.unlink(ballast)
+    time.sleep(0.1)
+    check(c[3].alive(), f"the full one runs: {c[3].log()[-500:]}")
+    c.wait_equal(40)

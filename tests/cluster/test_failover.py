@@ -1,0 +1,159 @@
+"""Nodes that die, stop and come back while a client goes on."""
+
+import time
+
+from harness import Appender, check, check_once, equal, wait
+
+
+def test_a_killed_follower_catches_up(t):
+    c = t.cluster(3)
+    first = c.append_lines([f"k{i}\tbefore" for i in range(500)], batch=50)[0]["first_seq"]
+    c.wait_equal()
+    c.cli("checkpoint").ok()
+    follower = c.others(c.leader())[0]
+    follower.kill()
+    lines = [f"k{i % 3000}\tafter {i}" for i in range(20000)]
+    c.append_lines(lines, batch=100)
+    wait(lambda: not c.member(follower.id)["online"], 10, "status says that it is away")
+    follower.start()
+    c.wait_equal()
+    equal(c.lines(first, at=follower, local=True)[500:], lines, "its log")
+    wait(lambda: c.member(follower.id)["applied_seq"] == c.status()["last_seq"], 10, "replayed")
+    got = c.cli("get", "k2999", "--stale", at=follower).ok().json[0]
+    equal(got["value"], "after 17999", "its store")
+
+
+def test_a_restart_replays_from_the_checkpoint(t):
+    c = t.cluster(1)
+    c.append_lines([f"k{i}\tv{i}" for i in range(1000)], batch=100)
+    c.cli("checkpoint").ok()
+    c.append_lines([f"k{i}\tw{i}" for i in range(10)], batch=10)
+    for _ in range(3):
+        c[1].kill()
+        c[1].start()
+        c.leader()
+        for key, value in (("k5", "w5"), ("k500", "v500")):
+            equal(c.cli("get", key).ok().json[0]["value"], value, key)
+
+
+def test_appends_survive_killed_leaders_exactly_once(t):
+    c = t.cluster(3)
+    a = Appender(c, batch=10, pause_s=0.001)
+    a.feed(0.5)
+    for _ in range(6):
+        leader = c.leader()
+        acked = len(a.acknowledged())
+        leader.kill()
+        a.feed(0.3)
+        survivors = [n for n in c.nodes if n.alive()]
+        c.leader(among=survivors)
+        wait(lambda: a.feed_batches(1) or len(a.acknowledged()) > acked + 5, 20,
+             "acknowledged under the new leader")
+        leader.start()
+        a.feed(0.3)
+        wait(lambda: (c.member(leader.id) or {}).get("online"), 20, "the killed one is back")
+    acks = a.finish()
+    status = c.wait_equal()
+    check(status["term"] >= 6, f"there were elections: {status['term']}")
+    check_once(c, a, acks)
+    for node in c.nodes:
+        check_once(c, a, acks, at=node, local=True)
+
+
+def test_all_killed_at_once_lose_nothing_acknowledged(t):
+    c = t.cluster(3)
+    a = Appender(c, batch=10, pause_s=0.001)
+    for _ in range(3):
+        a.feed(0.5)
+        for node in c.nodes:
+            node.signal(9)
+        for node in c.nodes:
+            node.process.wait(10)
+            node.start()
+        c.leader()
+    acks = a.finish()
+    c.wait_equal()
+    check_once(c, a, acks)
+
+
+def test_sigterm_hands_over_and_appends_go_on(t):
+    c = t.cluster(3)
+    a = Appender(c, batch=5)
+    a.feed(0.5)
+    slowest = 0
+    for _ in range(3):
+        leader = c.leader()
+        leader.signal(15)
+        begin, acked = time.monotonic(), len(a.acknowledged())
+        wait(lambda: a.feed_batches(1) or len(a.acknowledged()) > acked + 30, 20, "appends go on")
+        slowest = max(slowest, time.monotonic() - begin)
+        equal(leader.wait_end(), 0, "exit status after SIGTERM")
+        leader.start()
+        wait(lambda: (c.member(leader.id) or {}).get("online"), 20, "it is back")
+    acks = a.finish()
+    c.wait_equal()
+    check_once(c, a, acks)
+    print(f"slowest handover with 30 appends: {slowest * 1000:.0f} ms")
+
+
+def test_a_leader_stopped_past_the_election_timeout_comes_back_as_a_follower(t):
+    c = t.cluster(3)
+    a = Appender(c, batch=10)
+    a.feed(0.5)
+    old = c.leader()
+    old.pause()
+    acked = len(a.acknowledged())
+    new = c.leader(among=c.others(old))
+    wait(lambda: a.feed_batches(1) or len(a.acknowledged()) > acked + 20, 30,
+         "appends go on while a leader is stopped and its connections stay open")
+    old.resume()
+    wait(lambda: (c.member(old.id) or {}).get("state") == "follower", 15, "it follows")
+    check(new.alive() and old.alive(), "both run")
+    acks = a.finish()
+    c.wait_equal()
+    check_once(c, a, acks)
+    check_once(c, a, acks, at=old, local=True)
+
+
+def test_a_minority_acknowledges_nothing(t):
+    c = t.cluster(3)
+    leader = c.leader()
+    for node in c.others(leader):
+        node.pause()
+    result = c.cli("append", "lost", "maybe", at=leader, call_ms=2500)
+    result.fails("UNAVAILABLE|DEADLINE_EXCEEDED")
+    wait(lambda: (c.status(at=leader) or {}).get("leader") == 0, 15, "it steps down")
+    c.cli("get", "lost", at=leader, call_ms=1500).fails("UNAVAILABLE|DEADLINE_EXCEEDED")
+    for node in c.others(leader):
+        node.resume()
+    c.ready()
+    c.wait_equal()
+
+
+def test_a_follower_stopped_and_resumed_catches_up(t):
+    c = t.cluster(3)
+    follower = c.others(c.leader())[0]
+    follower.pause()
+    term = c.status()["term"]
+    c.append_lines([f"{i:06d} " + "x" * 1000 for i in range(20000)], batch=100)
+    leader = c.leader()
+    check(leader.memory_kib() < 400 * 1024, f"memory of the leader: {leader.memory_kib()} KiB")
+    follower.resume()
+    status = c.wait_equal(30)
+    equal(status["term"], term, "the one that was away does not disturb the term (pre-vote)")
+
+
+def test_append_after_the_first_leader_is_gone_is_quick(t):
+    times = []
+    c = t.cluster(3)
+    for i in range(5):
+        leader = c.leader()
+        leader.kill()
+        begin = time.monotonic()
+        c.append("k", f"{i}", call_ms=10000)
+        times.append(time.monotonic() - begin)
+        leader.start()
+        c.wait_equal()
+    times.sort()
+    print("first append after the kill, s: " + " ".join(f"{x:.2f}" for x in times))
+    check(times[2] < 5, f"median {times[2]:.2f} s")

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Static checks, each one test: prints "ok NAME", "FAILED NAME" or "skipped NAME: why".
+#   format    clang-format on every C file
+#   tidy      clang-tidy on every C file of the compile database (or those that changed)
+#   headers   every header compiles alone, with gcc and clang; public ones as C++ too
+#   shell     bash -n on every script
+#   paths     nothing in the tree depends on a place outside it
+# usage: tests/lint.sh [--build DIR] [--changed] [CHECK...]
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+build=build
+changed=0
+checks=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --build) build=${2:?}; shift ;;
+    --changed) changed=1 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) checks+=("$1") ;;
+    esac
+    shift
+done
+[ "${#checks[@]}" != 0 ] || checks=(format headers shell paths tidy)
+
+# The layout that clang-format makes differs between versions; the project's is that of version 14.
+format_version=14
+
+c_files() { find src include server client tests -name '*.[ch]' -type f | sort; }
+
+check_format() {
+    command -v clang-format >/dev/null || { why="no clang-format"; return 77; }
+    local version
+    version=$(clang-format --version | sed -n 's/.*version \([0-9]*\).*/\1/p')
+    if [ "$version" != "$format_version" ]; then
+        why="clang-format is version $version, the layout is that of $format_version"
+        return 77
+    fi
+    c_files | xargs -r -d '\n' clang-format --dry-run -Werror
+}
+
+check_tidy() {
+    command -v clang-tidy >/dev/null || { why="no clang-tidy"; return 77; }
+    [ -f "$build/compile_commands.json" ] || { why="no $build/compile_commands.json"; return 77; }
+    local files
+    if [ "$changed" = 1 ]; then
+        files=$(git diff --name-only --diff-filter=d HEAD -- '*.c'; git ls-files -o --exclude-standard '*.c')
+    else
+        files=$(find src server client -name '*.c' -type f | sort)
+    fi
+    [ -n "$files" ] || return 0
+    # What the compiler of the database knows and clang does not is no finding.
+    printf '%s\n' "$files" | xargs -d '\n' -P 2 -n 2 clang-tidy -p "$build" --quiet \
+        --extra-arg=-Wno-unknown-warning-option 2>/dev/null
+}
+
+check_headers() {
+    local flags header compiler bad=0
+    flags="-D_GNU_SOURCE -Isrc -Iinclude -I$build/proto/gen $(pkg-config --cflags libprotobuf-c)"
+    local c="-std=c11 -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -x c"
+    for compiler in gcc clang; do
+        command -v $compiler >/dev/null || continue
+        while read -r header; do
+            # shellcheck disable=SC2086
+            echo "#include \"$header\"" | $compiler $flags $c - || { echo "$header ($compiler)"; bad=1; }
+        done < <(c_files | grep '\.h$' | grep -v '^tests/')
+    done
+    for header in include/replog/*.h; do
+        echo "#include \"$header\"" |
+            g++ -std=c++11 -fsyntax-only -Wall -Wextra -Wpedantic -Werror -Iinclude -I. -x c++ - ||
+            { echo "$header (as C++)"; bad=1; }
+    done
+    return $bad
+}
+
+check_shell() {
+    local file bad=0
+    while read -r file; do
+        bash -n "$file" || bad=1
+    done < <(find deploy tests .ci -type f \( -name '*.sh' -o -path .ci/run \))
+    return $bad
+}
+
+# A clone must build and test anywhere: no absolute places of somebody's machine.
+check_paths() {
+    ! find . \( -path ./.git -o -path './build*' -o -name __pycache__ \) -prune -o -type f -print0 |
+        xargs -0 grep -InE '(^|[^[:alnum:]_.-])(/home/[a-z]+|/root)/' | grep -v 'tests/lint.sh'
+}
+
+failed=0
+for name in "${checks[@]}"; do
+    declare -F "check_$name" >/dev/null || { echo "lint.sh: no check named $name" >&2; exit 2; }
+    why=""
+    log=$(mktemp)
+    "check_$name" >"$log" 2>&1
+    case $? in
+    0) echo "ok lint $name" ;;
+    77) echo "skipped lint $name: $why" ;;
+    *) echo "FAILED lint $name"; tail -n 40 "$log"; failed=1 ;;
+    esac
+    rm -f "$log"
+done
+exit $failed

@@ -1,0 +1,300 @@
+/* Whole clusters in virtual time: founding, appends at every level, catch-up, reads, checkpoints and
+ * truncation, sessions. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "node_world.h"
+
+static struct world *founded(unsigned n, uint64_t seed, uint64_t *leader) {
+    struct world *w = world_new(n, seed);
+    world_start_all(w);
+    *leader = world_leader(w, 10000);
+    assert_true(*leader > 0);
+    return w;
+}
+
+static uint64_t other(const struct world *w, uint64_t leader, unsigned k) {
+    for (uint64_t id = 1; id <= w->n; id++)
+        if (id != leader && k-- == 0) return id;
+    return 0;
+}
+
+static void clusters_of_every_size_take_appends(void **state) {
+    (void)state;
+    static const unsigned sizes[] = {1, 2, 3, 5};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t leader;
+        struct world *w = founded(sizes[i], 10 + i, &leader);
+        uint64_t t = world_append(w, leader, "k", "v", 3, NODE_ACK_ALL, 0, 0, 0);
+        assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+        struct world_request *r = world_request(w, t);
+        assert_int_equal(r->reply.n_durable_on, sizes[i]);
+        assert_int_equal(r->reply.last_seq - r->reply.first_seq, 3);
+        assert_true(world_settle(w, 3000));
+        world_check_logs(w);
+        world_free(w);
+    }
+}
+
+static void two_empty_directories_beside_a_silent_one_form_nothing(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 3);
+    world_start(w, 1);
+    world_start(w, 2);
+    world_run(w, 20000);
+    assert_int_equal(world_snapshot(w, 1).founding, WAL_EMPTY);
+    assert_int_equal(world_snapshot(w, 2).founding, WAL_EMPTY);
+    uint64_t t = world_append(w, 1, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 100), REPLOG_UNAVAILABLE);
+    world_start(w, 3);
+    assert_true(world_leader(w, 10000) > 0);
+    world_free(w);
+}
+
+static void founding_survives_crashes(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        struct world *w = world_new(3, seed);
+        world_start_all(w);
+        for (int i = 0; i < 6; i++) {
+            world_run(w, rng_between(&w->rng, 1, 40));
+            uint64_t id = rng_between(&w->rng, 1, 3);
+            world_crash(w, id);
+            world_run(w, rng_between(&w->rng, 1, 40));
+            world_start(w, id);
+        }
+        assert_true(world_leader(w, 20000) > 0);
+        uint64_t cluster = world_snapshot(w, 1).cluster_id;
+        assert_true(world_settle(w, 5000));
+        for (uint64_t id = 1; id <= 3; id++)
+            assert_int_equal(world_snapshot(w, id).cluster_id, cluster);
+        world_free(w);
+    }
+}
+
+static void a_wiped_directory_is_refused_by_name(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 4, &leader);
+    uint64_t victim = other(w, leader, 0);
+    world_crash(w, victim);
+    world_wipe(w, victim);
+    world_start(w, victim);
+    world_run(w, 3000);
+    assert_non_null(strstr(w->refused, "wiped"));
+    struct node_snapshot s = world_snapshot(w, victim);
+    assert_int_equal(s.founding, WAL_EMPTY);
+    assert_non_null(strstr(s.refused, "wiped"));
+    uint64_t t = world_append(w, world_leader(w, 3000), "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    world_free(w);
+}
+
+static void a_follower_that_was_away_catches_up_from_files(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = world_new(3, 5);
+    char value[2000];
+    memset(value, 'x', sizeof value - 1);
+    value[sizeof value - 1] = 0;
+    w->options.tail_bytes = 65536;
+    world_start_all(w);
+    leader = world_leader(w, 10000);
+    uint64_t away = other(w, leader, 1);
+    world_crash(w, away);
+    for (int i = 0; i < 300; i++) {
+        uint64_t t = world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
+        if (i % 20 == 0) assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    }
+    world_run(w, 200);
+    assert_true(world_snapshot(w, leader).tail_bytes < 200000);
+    world_start(w, away);
+    assert_true(world_settle(w, 10000));
+    world_check_logs(w);
+    assert_int_equal(world_snapshot(w, away).commit_seq, world_snapshot(w, leader).commit_seq);
+    world_free(w);
+}
+
+static void the_levels_mean_what_they_say(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 6, &leader);
+    world_crash(w, other(w, leader, 0));
+    uint64_t all = world_append(w, leader, "a", "v", 1, NODE_ACK_ALL, 0, 0, 500);
+    uint64_t quorum = world_append(w, leader, "q", "v", 1, NODE_ACK_QUORUM, 0, 0, 500);
+    assert_int_equal(world_wait(w, quorum, 1000), REPLOG_OK);
+    assert_int_equal(world_request(w, quorum)->reply.n_durable_on, 2);
+    assert_int_equal(world_wait(w, all, 1000), REPLOG_DEADLINE_EXCEEDED);
+    assert_non_null(strstr(world_request(w, all)->text, "committed"));
+    world_crash(w, other(w, leader, 1));
+    uint64_t local = world_append(w, leader, "l", "v", 1, NODE_ACK_LEADER, 0, 0, 500);
+    uint64_t lost = world_append(w, leader, "m", "v", 1, NODE_ACK_QUORUM, 0, 0, 300);
+    assert_int_equal(world_wait(w, local, 1000), REPLOG_OK);
+    assert_int_equal(world_request(w, local)->reply.n_durable_on, 1);
+    assert_int_equal(world_wait(w, lost, 1000), REPLOG_DEADLINE_EXCEEDED);
+    world_free(w);
+}
+
+static void a_leader_alone_steps_down_and_says_so(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 7, &leader);
+    world_isolate(w, leader, true);
+    uint64_t t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 5000), REPLOG_UNAVAILABLE);
+    assert_non_null(strstr(world_request(w, t)->text, "unknown"));
+    uint64_t next = world_leader(w, 10000);
+    assert_true(next != leader);
+    t = world_append(w, next, "k", "w", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    world_isolate(w, leader, false);
+    assert_true(world_settle(w, 10000));
+    world_check_logs(w);
+    world_free(w);
+}
+
+static void read_indexes_on_every_node(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 8, &leader);
+    uint64_t t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    uint64_t seq = world_request(w, t)->reply.last_seq;
+    for (uint64_t id = 1; id <= 3; id++) {
+        uint64_t r = world_ask(w, id, NODE_EV_READ_INDEX, 0, true);
+        assert_int_equal(world_wait(w, r, 3000), REPLOG_OK);
+        assert_true(world_request(w, r)->reply.seq >= seq);
+        assert_true(world_snapshot(w, id).applied_seq >= seq);
+    }
+    world_isolate(w, leader, true);
+    uint64_t r = world_ask(w, leader, NODE_EV_READ_INDEX, 0, false);
+    assert_int_equal(world_wait(w, r, 15000), REPLOG_DEADLINE_EXCEEDED);
+    world_free(w);
+}
+
+static void truncation_waits_for_every_replica(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 9, &leader);
+    for (int i = 0; i < 50; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    world_run(w, 500);
+    uint64_t away = other(w, leader, 0);
+    world_crash(w, away);
+    world_run(w, 2000);
+    uint64_t upto = world_snapshot(w, leader).commit_seq;
+    uint64_t t = world_ask(w, leader, NODE_EV_TRUNCATE, upto, false);
+    assert_int_equal(world_wait(w, t, 12000), REPLOG_OK);
+    struct world_request *r = world_request(w, t);
+    assert_int_equal(r->reply.n_held_by, 1);
+    assert_int_equal(r->reply.held_by[0].id, away);
+    assert_int_equal(r->reply.first_seq, 1);
+    struct node_snapshot s = world_snapshot(w, leader);
+    assert_int_equal(s.n_held_by, 1);
+    assert_int_equal(s.held_by[0].id, away);
+    /* The request persists: under a later leader, and when the member is back. */
+    world_crash(w, leader);
+    world_start(w, leader);
+    leader = world_leader(w, 10000);
+    world_start(w, away);
+    world_run(w, 8000);
+    for (uint64_t id = 1; id <= 3; id++) assert_int_equal(world_snapshot(w, id).first_seq, upto + 1);
+    assert_true(world_settle(w, 5000));
+    t = world_ask(w, leader, NODE_EV_TRUNCATE, upto + 1000, false);
+    assert_int_equal(world_wait(w, t, 3000), REPLOG_OUT_OF_RANGE);
+    /* And once more with everybody there: done before it is answered. */
+    for (int i = 0; i < 5; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    world_run(w, 500);
+    upto = world_snapshot(w, leader).commit_seq;
+    t = world_ask(w, leader, NODE_EV_TRUNCATE, upto, false);
+    assert_int_equal(world_wait(w, t, 8000), REPLOG_OK);
+    assert_int_equal(world_request(w, t)->reply.n_held_by, 0);
+    assert_int_equal(world_request(w, t)->reply.first_seq, upto + 1);
+    world_free(w);
+}
+
+static void a_checkpoint_names_what_all_stores_hold(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 12, &leader);
+    for (int i = 0; i < 20; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    world_run(w, 300);
+    uint64_t commit = world_snapshot(w, leader).commit_seq;
+    uint64_t t = world_ask(w, leader, NODE_EV_CHECKPOINT, 0, false);
+    assert_int_equal(world_wait(w, t, 8000), REPLOG_OK);
+    assert_true(world_request(w, t)->reply.safe_seq >= commit);
+    assert_true(world_request(w, t)->reply.seq > commit);
+    world_free(w);
+}
+
+static void a_repeated_append_gets_its_first_answer(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 13, &leader);
+    uint64_t t = world_ask(w, leader, NODE_EV_OPEN_SESSION, 0, false);
+    assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    uint64_t session = world_request(w, t)->reply.first_seq;
+    uint64_t a = world_append(w, leader, "k", "v", 2, NODE_ACK_QUORUM, session, 1, 0);
+    uint64_t b = world_append(w, leader, "k", "v", 2, NODE_ACK_QUORUM, session, 1, 0);
+    assert_int_equal(world_wait(w, a, 3000), REPLOG_OK);
+    assert_int_equal(world_wait(w, b, 3000), REPLOG_OK);
+    uint64_t first = world_request(w, a)->reply.first_seq;
+    assert_int_equal(world_request(w, b)->reply.first_seq, first);
+    uint64_t gap = world_append(w, leader, "k", "v", 2, NODE_ACK_QUORUM, session, 5, 0);
+    assert_int_equal(world_wait(w, gap, 3000), REPLOG_FAILED_PRECONDITION);
+    world_crash(w, leader);
+    uint64_t next = world_leader(w, 10000);
+    uint64_t c = world_append(w, next, "k", "v", 2, NODE_ACK_QUORUM, session, 1, 0);
+    assert_int_equal(world_wait(w, c, 3000), REPLOG_OK);
+    assert_int_equal(world_request(w, c)->reply.first_seq, first);
+    uint64_t d = world_append(w, next, "k", "v", 2, NODE_ACK_QUORUM, session, 2, 0);
+    assert_int_equal(world_wait(w, d, 3000), REPLOG_OK);
+    uint64_t u = world_append(w, next, "k", "v", 2, NODE_ACK_QUORUM, 999999, 1, 0);
+    assert_int_equal(world_wait(w, u, 3000), REPLOG_FAILED_PRECONDITION);
+    world_free(w);
+}
+
+static void low_space_and_stalls(void **state) {
+    (void)state;
+    uint64_t leader;
+    struct world *w = founded(3, 14, &leader);
+    struct node_effects fx = {0};
+    struct node_event low = {.type = NODE_EV_SPACE, .low = true};
+    node_step(w->nodes[leader].node, &low, &fx);
+    uint64_t t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 100), REPLOG_RESOURCE_EXHAUSTED);
+    low.low = false;
+    node_step(w->nodes[leader].node, &low, &fx);
+    node_effects_free(&fx);
+    t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, t, 1000), REPLOG_OK);
+    w->nodes[leader].disk_delay_ms = 6000;
+    world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    world_run(w, 4500);
+    uint64_t next = 0;
+    for (uint64_t id = 1; id <= 3; id++)
+        if (id != leader && world_snapshot(w, id).role == RAFT_LEADER) next = id;
+    assert_true(next != 0);
+    world_free(w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(clusters_of_every_size_take_appends),
+        cmocka_unit_test(two_empty_directories_beside_a_silent_one_form_nothing),
+        cmocka_unit_test(founding_survives_crashes),
+        cmocka_unit_test(a_wiped_directory_is_refused_by_name),
+        cmocka_unit_test(a_follower_that_was_away_catches_up_from_files),
+        cmocka_unit_test(the_levels_mean_what_they_say),
+        cmocka_unit_test(a_leader_alone_steps_down_and_says_so),
+        cmocka_unit_test(read_indexes_on_every_node),
+        cmocka_unit_test(truncation_waits_for_every_replica),
+        cmocka_unit_test(a_checkpoint_names_what_all_stores_hold),
+        cmocka_unit_test(a_repeated_append_gets_its_first_answer),
+        cmocka_unit_test(low_space_and_stalls),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
