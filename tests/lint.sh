@@ -23,24 +23,26 @@ while [ $# -gt 0 ]; do
 done
 [ "${#checks[@]}" != 0 ] || checks=(format headers shell paths tidy)
 
-# The layout that clang-format makes differs between versions; the project's is that of version 14.
-format_version=14
+# What clang-format lays out and clang-tidy finds differs between versions; the project's is 14.
+tool_version=14
+is_the_version() { # COMMAND
+    command -v "$1" >/dev/null || { why="no $1"; return 1; }
+    local version
+    version=$("$1" --version | sed -n 's/.*version \([0-9]*\)\..*/\1/p')
+    [ "$version" = "$tool_version" ] && return 0
+    why="$1 is version $version, the project's is $tool_version"
+    return 1
+}
 
 c_files() { find src include server client tests -name '*.[ch]' -type f | sort; }
 
 check_format() {
-    command -v clang-format >/dev/null || { why="no clang-format"; return 77; }
-    local version
-    version=$(clang-format --version | sed -n 's/.*version \([0-9]*\).*/\1/p')
-    if [ "$version" != "$format_version" ]; then
-        why="clang-format is version $version, the layout is that of $format_version"
-        return 77
-    fi
+    is_the_version clang-format || return 77
     c_files | xargs -r -d '\n' clang-format --dry-run -Werror
 }
 
 check_tidy() {
-    command -v clang-tidy >/dev/null || { why="no clang-tidy"; return 77; }
+    is_the_version clang-tidy || return 77
     [ -f "$build/compile_commands.json" ] || { why="no $build/compile_commands.json"; return 77; }
     local files
     if [ "$changed" = 1 ]; then
@@ -56,7 +58,8 @@ check_tidy() {
 
 check_headers() {
     local flags header compiler bad=0
-    flags="-D_GNU_SOURCE -Isrc -Iinclude -I$build/proto/gen $(pkg-config --cflags libprotobuf-c)"
+    [ -d "$build/proto/gen" ] || { why="no $build/proto/gen: build first"; return 77; }
+    flags="-D_GNU_SOURCE -I. -Isrc -Iinclude -I$build/proto/gen $(pkg-config --cflags libprotobuf-c)"
     local c="-std=c11 -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -x c"
     for compiler in gcc clang; do
         command -v $compiler >/dev/null || continue

@@ -1,5 +1,5 @@
-/* append.c: what a leader does with appends: admission (is it ready, is there space, does the session
- * expect this number), sealing behind the tail, and answering each at its own level. */
+/* append.c: what a leader does with appends: admission (is it ready, is there space, does the
+ * session expect this number), sealing behind the tail, and answering each at its own level. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,8 +51,7 @@ static void answer(struct node *n, const struct pending *p, struct node_effects 
     if (!n->options.acks_are_durable) return;
     for (unsigned i = 0; i < n->config.n_members; i++) {
         uint64_t id = n->config.members[i].id;
-        if (raft_match(n->raft, id) >= p->last_seq)
-            reply->durable_on[reply->n_durable_on++] = id;
+        if (raft_match(n->raft, id) >= p->last_seq) reply->durable_on[reply->n_durable_on++] = id;
     }
 }
 
@@ -85,9 +84,11 @@ static void expired(struct node *n, int level, struct pending *p, struct node_ef
     uint64_t token = p->token;
     p->token = 0;
     if (level != NODE_ACK_ALL || p->last_seq > raft_commit(n->raft)) {
-        fx_fail(n, fx, token, REPLOG_DEADLINE_EXCEEDED,
-                "seq %" PRIu64 " was not acknowledged in time; the outcome is unknown, retry with the same sequence",
-                p->last_seq);
+        fx_fail(
+            n, fx, token, REPLOG_DEADLINE_EXCEEDED,
+            "seq %" PRIu64
+            " was not acknowledged in time; the outcome is unknown, retry with the same sequence",
+            p->last_seq);
         return;
     }
     char missing[128] = "";
@@ -98,8 +99,8 @@ static void expired(struct node *n, int level, struct pending *p, struct node_ef
             used += (size_t)snprintf(missing + used, sizeof missing - used, "%s%" PRIu64,
                                      used ? ", " : "", id);
     }
-    fx_fail(n, fx, token, REPLOG_DEADLINE_EXCEEDED, "committed at seq %" PRIu64 ", not on member %s",
-            p->last_seq, missing);
+    fx_fail(n, fx, token, REPLOG_DEADLINE_EXCEEDED,
+            "committed at seq %" PRIu64 ", not on member %s", p->last_seq, missing);
 }
 
 void append_expire(struct node *n, struct node_effects *fx) {
@@ -118,7 +119,8 @@ void append_fail_all(struct node *n, struct node_effects *fx) {
         for (size_t i = 0; i < q->n; i++)
             fx_fail(n, fx, pending_at(q, i)->token, REPLOG_UNAVAILABLE,
                     "this node is not the leader any more; the outcome of seq %" PRIu64
-                    " is unknown, retry with the same sequence", pending_at(q, i)->last_seq);
+                    " is unknown, retry with the same sequence",
+                    pending_at(q, i)->last_seq);
         q->n = 0;
     }
 }
@@ -174,7 +176,8 @@ void append_term(struct node *n, struct node_effects *fx) {
     if (last && first) {
         struct buffer config = {0};
         config_encode(&n->config, &config);
-        last = append_marker(n, REPLOG_OP_CONFIG, (struct slice){config.data, config.size_bytes}, fx);
+        last =
+            append_marker(n, REPLOG_OP_CONFIG, (struct slice){config.data, config.size_bytes}, fx);
         buffer_free(&config);
     }
     if (last == 0) fx_fatal(n, fx, "no memory for the TERM record");
@@ -196,42 +199,50 @@ static bool open_for_appends(struct node *n, uint64_t token, uint64_t size_bytes
         return false;
     }
     if (n->space_low) {
-        fx_fail(n, fx, token, REPLOG_RESOURCE_EXHAUSTED,
-                "the leader's disk is nearly full: appends go on when there is space (free some, or "
-                "truncate the log); reads go on");
+        fx_fail(
+            n, fx, token, REPLOG_RESOURCE_EXHAUSTED,
+            "the leader's disk is nearly full: appends go on when there is space (free some, or "
+            "truncate the log); reads go on");
         return false;
     }
-    if (n_pending(n) >= NODE_MAX_PENDING || n->pending_bytes + size_bytes > n->options.pending_bytes) {
+    if (n_pending(n) >= NODE_MAX_PENDING ||
+        n->pending_bytes + size_bytes > n->options.pending_bytes) {
         fx_fail(n, fx, token, REPLOG_RESOURCE_EXHAUSTED,
-                "%" PRIu64 " bytes of appends wait for their commit (limit %" PRIu64 "): retry later",
+                "%" PRIu64 " bytes of appends wait for their commit (limit %" PRIu64
+                "): retry later",
                 n->pending_bytes, n->options.pending_bytes);
         return false;
     }
     return true;
 }
 
-static void refused_number(struct node *n, const struct node_event *event, enum session_verdict verdict,
-                           uint64_t expected, struct node_effects *fx) {
+static void refused_number(struct node *n, const struct node_event *event,
+                           enum session_verdict verdict, uint64_t expected,
+                           struct node_effects *fx) {
     const struct node_append *a = &event->append;
     switch (verdict) {
     case SESSION_UNKNOWN:
         fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
-                "session %" PRIu64 " is unknown (evicted, or of another cluster): open a new one; what "
-                "was in flight may or may not be in the log", a->session);
+                "session %" PRIu64
+                " is unknown (evicted, or of another cluster): open a new one; what "
+                "was in flight may or may not be in the log",
+                a->session);
         break;
     case SESSION_GAP:
         fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
-                "sequence %" PRIu64 " does not follow: session %" PRIu64 " expects %" PRIu64, a->sequence,
-                a->session, expected);
+                "sequence %" PRIu64 " does not follow: session %" PRIu64 " expects %" PRIu64,
+                a->sequence, a->session, expected);
         break;
     case SESSION_GONE:
         fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
                 "sequence %" PRIu64 " of session %" PRIu64 " is in the log, and its answer was "
-                "acknowledged before: it is not kept any more", a->sequence, a->session);
+                "acknowledged before: it is not kept any more",
+                a->sequence, a->session);
         break;
     default:
         fx_fail(n, fx, event->token, REPLOG_RESOURCE_EXHAUSTED,
-                "session %" PRIu64 " has %u answers unacknowledged, which is the limit: raise acked_below",
+                "session %" PRIu64
+                " has %u answers unacknowledged, which is the limit: raise acked_below",
                 a->session, (unsigned)SESSION_WINDOW);
     }
 }
@@ -247,7 +258,8 @@ static bool wait_for(struct node *n, enum node_ack ack, const struct pending *p,
 void append_request(struct node *n, const struct node_event *event, struct node_effects *fx) {
     const struct node_append *a = &event->append;
     if (!open_for_appends(n, event->token, a->block->size_bytes, fx)) return;
-    struct pending p = {.token = event->token, .sequence = a->sequence, .deadline_ms = event->deadline_ms};
+    struct pending p = {
+        .token = event->token, .sequence = a->sequence, .deadline_ms = event->deadline_ms};
     if (a->session) {
         struct session_answer before = {0};
         uint64_t expected = 0;
@@ -278,7 +290,8 @@ void append_request(struct node *n, const struct node_event *event, struct node_
 
 void append_session(struct node *n, const struct node_event *event, struct node_effects *fx) {
     if (!open_for_appends(n, event->token, BLOCK_HEADER_BYTES, fx)) return;
-    struct pending p = {.token = event->token, .term = raft_term(n->raft), .deadline_ms = event->deadline_ms};
+    struct pending p = {
+        .token = event->token, .term = raft_term(n->raft), .deadline_ms = event->deadline_ms};
     p.last_seq = append_marker(n, REPLOG_OP_SESSION, (struct slice){0}, fx);
     p.first_seq = p.last_seq;
     if (p.last_seq == 0) {

@@ -12,45 +12,52 @@
 
 #define SESSION_PREFIX   "session/"
 #define CHECKPOINT_ENTRY "checkpoint"
-enum { SESSION_PREFIX_BYTES = 8, SESSION_KEY_BYTES = 16 };
+enum { SESSION_PREFIX_BYTES = 8, SESSION_KEY_BYTES = 16, MAX_TOUCHED = 256, BATCH_BYTES = 1 << 20 };
 
 struct applier {
     struct wal *wal;
     struct store *store;
     struct session_table *sessions;
     struct checkpoint_marker marker;
-    uint64_t applied;
+    uint64_t applied, gone_bytes;
     struct wal_reader *reader;
-    /* One store batch in the making. */
+    /* One store batch in the making: what the operations point to is in `bytes`, which may move
+     * while it grows, so that until the batch is written they are offsets. */
+    struct draft *drafts;
     struct store_op *ops;
-    size_t n_ops, ops_capacity;
-    struct buffer bytes;           /* copies of what the operations point to */
-    uint64_t touched[256];         /* sessions to be written */
+    size_t n_ops, capacity;
+    struct buffer bytes;
+    uint64_t touched[MAX_TOUCHED]; /* sessions to be written */
     size_t n_touched;
     bool marker_touched;
 };
 
-/* The operations of a batch point into `bytes`, which may move while it grows: until the batch is
- * written their data pointers hold offsets. */
-static void *offset_pointer(size_t offset) {
-    return (void *)(uintptr_t)offset;
-}
+struct part {
+    size_t offset, size_bytes;
+};
+struct draft {
+    enum store_op_type type;
+    uint64_t seq;
+    struct part key, value;
+};
 
-static struct slice keep(struct applier *a, const void *data, size_t n) {
-    struct slice s = {offset_pointer(a->bytes.size_bytes), n};
+static struct part keep(struct applier *a, const void *data, size_t n) {
+    struct part part = {a->bytes.size_bytes, n};
     buffer_append(&a->bytes, data, n);
-    return s;
+    return part;
 }
 
-static bool push(struct applier *a, struct store_op op) {
-    if (a->n_ops == a->ops_capacity) {
-        size_t capacity = a->ops_capacity ? 2 * a->ops_capacity : 64;
+static bool push(struct applier *a, struct draft draft) {
+    if (a->n_ops == a->capacity) {
+        size_t capacity = a->capacity ? 2 * a->capacity : 64;
+        struct draft *drafts = realloc(a->drafts, capacity * sizeof *drafts);
+        if (drafts) a->drafts = drafts;
         struct store_op *ops = realloc(a->ops, capacity * sizeof *ops);
-        if (!ops) return false;
-        a->ops = ops;
-        a->ops_capacity = capacity;
+        if (ops) a->ops = ops;
+        if (!drafts || !ops) return false;
+        a->capacity = capacity;
     }
-    a->ops[a->n_ops++] = op;
+    a->drafts[a->n_ops++] = draft;
     return true;
 }
 
@@ -75,12 +82,12 @@ static void evicted(uint64_t session, void *user) {
     struct applier *a = user;
     uint8_t key[SESSION_KEY_BYTES];
     session_key(session, key);
-    struct store_op op = {.type = STORE_META_DELETE, .key = keep(a, key, sizeof key)};
+    struct draft op = {.type = STORE_META_DELETE, .key = keep(a, key, sizeof key)};
     if (!push(a, op)) a->bytes.failed = true;
 }
 
 static replog_status apply_record(struct applier *a, const replog_record *r, replog_error *err) {
-    struct store_op op = {.seq = r->seq};
+    struct draft op = {.seq = r->seq};
     switch (r->op) {
     case REPLOG_OP_PUT:
     case REPLOG_OP_DELETE:
@@ -123,16 +130,16 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
     for (size_t i = 0; i < a->n_touched; i++) {
         uint8_t key[SESSION_KEY_BYTES];
         session_key(a->touched[i], key);
-        struct store_op op = {.type = STORE_META_PUT, .key = keep(a, key, sizeof key)};
+        struct draft op = {.type = STORE_META_PUT, .key = keep(a, key, sizeof key)};
         size_t start = a->bytes.size_bytes;
         if (!session_encode(a->sessions, a->touched[i], &a->bytes)) continue; /* evicted since */
-        op.value = (struct slice){offset_pointer(start), a->bytes.size_bytes - start};
+        op.value = (struct part){start, a->bytes.size_bytes - start};
         if (!push(a, op)) status = no_memory(err);
     }
     if (a->marker_touched) {
         uint8_t value[16];
         checkpoint_encode(&a->marker, value);
-        struct store_op op = {.type = STORE_META_PUT};
+        struct draft op = {.type = STORE_META_PUT};
         op.key = keep(a, CHECKPOINT_ENTRY, sizeof CHECKPOINT_ENTRY - 1);
         op.value = keep(a, value, sizeof value);
         if (!push(a, op)) status = no_memory(err);
@@ -140,9 +147,12 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
     if (a->bytes.failed) status = no_memory(err);
     if (status == REPLOG_OK) {
         for (size_t i = 0; i < a->n_ops; i++) {
-            struct store_op *op = &a->ops[i];
-            op->key.data = a->bytes.data + (uintptr_t)op->key.data;
-            op->value.data = a->bytes.data + (uintptr_t)op->value.data;
+            const struct draft *d = &a->drafts[i];
+            a->ops[i] =
+                (struct store_op){.type = d->type,
+                                  .seq = d->seq,
+                                  .key = {a->bytes.data + d->key.offset, d->key.size_bytes},
+                                  .value = {a->bytes.data + d->value.offset, d->value.size_bytes}};
         }
         status = a->store->ops->write(a->store, a->ops, a->n_ops, applied, err);
     }
@@ -155,8 +165,7 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
 }
 
 static bool batch_full(const struct applier *a) {
-    return a->n_touched >= sizeof a->touched / sizeof *a->touched - 1 ||
-           a->bytes.size_bytes >= (1u << 20);
+    return a->n_touched >= MAX_TOUCHED - 1 || a->bytes.size_bytes >= BATCH_BYTES;
 }
 
 replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint64_t *applied,
@@ -179,6 +188,7 @@ replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint
         done_bytes += h.length;
     }
     status = reached > a->applied ? write_batch(a, reached, err) : REPLOG_OK;
+    a->gone_bytes += done_bytes;
     if (status == REPLOG_OK) *applied = a->applied;
 out:
     if (status != REPLOG_OK) {
@@ -260,6 +270,7 @@ void apply_close(struct applier *a) {
     if (!a) return;
     wal_reader_close(a->reader);
     session_table_free(a->sessions);
+    free(a->drafts);
     free(a->ops);
     buffer_free(&a->bytes);
     free(a);
@@ -267,6 +278,10 @@ void apply_close(struct applier *a) {
 
 uint64_t apply_seq(const struct applier *a) {
     return a->applied;
+}
+
+uint64_t apply_bytes(const struct applier *a) {
+    return a->gone_bytes;
 }
 
 const struct session_table *apply_sessions(const struct applier *a) {

@@ -1,6 +1,6 @@
 /* apply.h: replay. Reads committed blocks from the log and builds the store from them, with the
- * session table, the last CHECKPOINT and the applied seq written atomically in the same store batch.
- * Hides: the names of the meta entries.
+ * session table, the last CHECKPOINT and the applied seq written atomically in the same store
+ * batch. Hides: the names of the meta entries.
  *
  * Used by one thread (the apply thread) after apply_open; the node reads what was loaded before. */
 #ifndef NODE_APPLY_H
@@ -12,15 +12,16 @@
 
 struct applier;
 
-/* Loads the meta entries from the store. DATA_LOSS when store and log do not fit together: the store
- * is behind the log's first seq (its directory was removed) or ahead of the log's end. Borrows wal
- * and store. */
+/* Loads the meta entries from the store. DATA_LOSS when store and log do not fit together: the
+ * store is behind the log's first seq (its directory was removed) or ahead of the log's end.
+ * Borrows wal and store. */
 replog_status apply_open(struct wal *wal, struct store *store, struct applier **applier,
                          replog_error *err);
 void apply_close(struct applier *a);
 
 /* Applies blocks up to `upto` (committed and durable here), at most about max_bytes of them.
- * *applied is the new applied seq. Errors stop the node: DATA_LOSS (rot), or what the store says. */
+ * *applied is the new applied seq. Errors stop the node: DATA_LOSS (rot), or what the store says.
+ */
 replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint64_t *applied,
                         replog_error *err);
 /* Makes the store durable: *checkpoint is the seq up to which it is (sampled before the flush). */

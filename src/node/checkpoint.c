@@ -26,7 +26,8 @@ static uint64_t checkpoint_of(const struct node *n, const struct node_peer *p) {
 
 static uint64_t safe_seq(const struct node *n) {
     uint64_t least = n->checkpoint_seq;
-    for (unsigned i = 0; i < n->n_peers; i++) least = min_u64(least, checkpoint_of(n, &n->peers[i]));
+    for (unsigned i = 0; i < n->n_peers; i++)
+        least = min_u64(least, checkpoint_of(n, &n->peers[i]));
     return least;
 }
 
@@ -45,7 +46,8 @@ void checkpoint_fill_holders(const struct node *n, uint64_t upto, struct node_ho
 static uint64_t online_checkpoint(const struct node *n) {
     uint64_t least = n->checkpoint_seq;
     for (unsigned i = 0; i < n->n_peers; i++)
-        if (node_peer_online(n, &n->peers[i])) least = min_u64(least, checkpoint_of(n, &n->peers[i]));
+        if (node_peer_online(n, &n->peers[i]))
+            least = min_u64(least, checkpoint_of(n, &n->peers[i]));
     return least;
 }
 
@@ -70,7 +72,8 @@ static void maybe_write_marker(struct node *n, struct node_effects *fx) {
     if (!node_is_leader(n) || !raft_ready(n->raft) || n->in_step || marker_in_flight(n)) return;
     const struct checkpoint_marker *old = &n->logged_marker;
     bool asked = n->drop_wanted > old->drop_upto;
-    bool useful = safe_seq(n) > old->safe_seq && old->safe_seq < max_u64(old->drop_upto, n->drop_wanted);
+    bool useful =
+        safe_seq(n) > old->safe_seq && old->safe_seq < max_u64(old->drop_upto, n->drop_wanted);
     if (asked || useful) write_marker(n, fx);
 }
 
@@ -78,7 +81,8 @@ static void maybe_truncate(struct node *n, struct node_effects *fx) {
     uint64_t own = min_u64(n->committed_marker.safe_seq, n->committed_marker.drop_upto);
     uint64_t told = min_u64(n->told_marker.safe_seq, n->told_marker.drop_upto);
     uint64_t upto = min_u64(max_u64(own, told), n->checkpoint_seq);
-    if (upto <= n->truncate_sent || upto <= n->base.seq || n->truncate_sent != n->truncate_done) return;
+    if (upto <= n->truncate_sent || upto <= n->base.seq || n->truncate_sent != n->truncate_done)
+        return;
     struct node_effect *e = fx_add(fx, NODE_FX_TRUNCATE);
     e->seq = upto;
     e->config = &n->config;
@@ -90,7 +94,8 @@ static void maybe_flush(struct node *n, struct node_effects *fx) {
     uint64_t wanted = max_u64(n->flush_wanted, n->committed_marker.drop_upto);
     bool asked = wanted > n->checkpoint_seq && n->applied_seq >= wanted;
     bool bytes = n->bytes_since_flush >= n->options.checkpoint_bytes;
-    bool time = n->bytes_since_flush > 0 && n->now_ms - n->last_flush_ms >= n->options.checkpoint_ms;
+    bool time =
+        n->bytes_since_flush > 0 && n->now_ms - n->last_flush_ms >= n->options.checkpoint_ms;
     if (!asked && !bytes && !time) return;
     fx_add(fx, NODE_FX_FLUSH);
     n->flush_pending = true;
@@ -170,7 +175,8 @@ void checkpoint_request(struct node *n, const struct node_event *event, struct n
         return;
     }
     if (!raft_ready(n->raft) || n->n_admin == NODE_MAX_ADMIN) {
-        fx_fail(n, fx, event->token, raft_ready(n->raft) ? REPLOG_RESOURCE_EXHAUSTED : REPLOG_UNAVAILABLE,
+        fx_fail(n, fx, event->token,
+                raft_ready(n->raft) ? REPLOG_RESOURCE_EXHAUSTED : REPLOG_UNAVAILABLE,
                 "the leader is not ready, or has too many requests of this kind: retry");
         return;
     }
@@ -178,16 +184,17 @@ void checkpoint_request(struct node *n, const struct node_event *event, struct n
     if (truncate && (event->seq == 0 || event->seq > commit)) {
         fx_fail(n, fx, event->token, REPLOG_OUT_OF_RANGE,
                 "upto %" PRIu64 " is not in the log: it reaches from seq %" PRIu64 " to %" PRIu64
-                " (committed)", event->seq, n->base.seq + 1, commit);
+                " (committed)",
+                event->seq, n->base.seq + 1, commit);
         return;
     }
-    uint64_t limit = n->now_ms + 2 * ADMIN_WAIT_MS;
-    n->admin[n->n_admin++] = (struct admin_wait){
-        .token = event->token,
-        .deadline_ms = event->deadline_ms ? event->deadline_ms : limit,
-        .started_ms = n->now_ms,
-        .truncate = truncate,
-        .target = truncate ? event->seq : commit};
+    uint64_t limit = n->now_ms + 2ull * ADMIN_WAIT_MS;
+    n->admin[n->n_admin++] =
+        (struct admin_wait){.token = event->token,
+                            .deadline_ms = event->deadline_ms ? event->deadline_ms : limit,
+                            .started_ms = n->now_ms,
+                            .truncate = truncate,
+                            .target = truncate ? event->seq : commit};
     if (truncate) n->drop_wanted = max_u64(n->drop_wanted, event->seq);
     n->flush_wanted = max_u64(n->flush_wanted, truncate ? event->seq : commit);
     checkpoint_advance(n, fx);

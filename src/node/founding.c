@@ -1,10 +1,9 @@
 /* founding.c: how directories become a cluster, and who is welcome afterwards.
  *
- * Every stream begins with a HELLO: who the sender is, the incarnation of its directory, and how far
- * its founding has come.
- *   EMPTY    it belongs to no cluster. When all members of --cluster have said hello, each of them
- *            not founded, the map {id -> incarnation} is complete: it is fsynced, and then
- *   AGREED   says so with the map's id (a hash). When all members have said that they agreed on
+ * Every stream begins with a HELLO: who the sender is, the incarnation of its directory, and how
+ * far its founding has come. EMPTY    it belongs to no cluster. When all members of --cluster have
+ * said hello, each of them not founded, the map {id -> incarnation} is complete: it is fsynced, and
+ * then AGREED   says so with the map's id (a hash). When all members have said that they agreed on
  *            the same map, or one says that it is founded on it (so all had), then
  *   FOUNDED  is fsynced, the cluster's id is the map's, and elections may begin.
  * So two empty directories beside a silent member never form a cluster, and a directory that was
@@ -50,21 +49,26 @@ static void refuse(struct node_effects *fx, uint64_t stream, const char *text) {
 static bool unwelcome(const struct node *n, const struct peer_hello *h, char *text, size_t size) {
     const struct config_member *m = config_find(&n->config, h->from);
     if (h->version != PEER_VERSION)
-        snprintf(text, size, "member %" PRIu64 " speaks peer protocol %u, this node speaks %d", h->from,
-                 h->version, PEER_VERSION);
+        snprintf(text, size, "member %" PRIu64 " speaks peer protocol %u, this node speaks %d",
+                 h->from, h->version, PEER_VERSION);
     else if (h->to != n->self)
         snprintf(text, size,
-                 "this is member %" PRIu64 ", not member %" PRIu64 ": check the addresses in --cluster", n->self, h->to);
+                 "this is member %" PRIu64 ", not member %" PRIu64
+                 ": check the addresses in --cluster",
+                 n->self, h->to);
     else if (!m || h->from == n->self)
         snprintf(text, size, "member %" PRIu64 " does not belong to this cluster", h->from);
     else if (n->founding != WAL_FOUNDED)
         return false;
     else if (h->founding == WAL_FOUNDED && h->cluster_id != n->cluster_id)
         snprintf(text, size,
-                 "the directory of member %" PRIu64 " belongs to cluster %016" PRIx64 ", this is cluster %016" PRIx64, h->from, h->cluster_id, n->cluster_id);
+                 "the directory of member %" PRIu64 " belongs to cluster %016" PRIx64
+                 ", this is cluster %016" PRIx64,
+                 h->from, h->cluster_id, n->cluster_id);
     else if (h->incarnation != m->incarnation)
         snprintf(text, size,
-                 "member %" PRIu64 " comes with incarnation %016" PRIx64 ", the cluster knows it as %016" PRIx64
+                 "member %" PRIu64 " comes with incarnation %016" PRIx64
+                 ", the cluster knows it as %016" PRIx64
                  ": its directory was wiped or replaced; it must be removed and added anew",
                  h->from, h->incarnation, m->incarnation);
     else
@@ -150,7 +154,8 @@ void founding_advance(struct node *n, struct node_effects *fx) {
         return;
     }
     if (!complete_map(n, &map)) return;
-    if (n->founding == WAL_EMPTY || config_cluster_id(&map) != n->map_id) save(n, WAL_AGREED, &map, fx);
+    if (n->founding == WAL_EMPTY || config_cluster_id(&map) != n->map_id)
+        save(n, WAL_AGREED, &map, fx);
 }
 
 void founding_saved(struct node *n, enum wal_founding founding, struct node_effects *fx) {

@@ -34,8 +34,8 @@ void node_not_leader(struct node *n, struct node_effects *fx, uint64_t token) {
         fx_fail(n, fx, token, REPLOG_UNAVAILABLE,
                 "the cluster is not founded yet: a member named in --cluster has not been reached");
     else if (m)
-        fx_fail(n, fx, token, REPLOG_UNAVAILABLE, "not the leader; the leader is member %" PRIu64 " at %s",
-                m->id, m->address);
+        fx_fail(n, fx, token, REPLOG_UNAVAILABLE,
+                "not the leader; the leader is member %" PRIu64 " at %s", m->id, m->address);
     else
         fx_fail(n, fx, token, REPLOG_UNAVAILABLE, "no leader is known; retry");
 }
@@ -59,7 +59,8 @@ static replog_status adopt_config(struct node *n, const struct config *map, repl
             used += (size_t)snprintf(ids + used, sizeof ids - used, "%s%" PRIu64, i ? "," : "",
                                      config.members[i].id);
         return error_set(err, REPLOG_FAILED_PRECONDITION,
-                         "this directory's cluster has the members %s; --cluster names others", ids);
+                         "this directory's cluster has the members %s; --cluster names others",
+                         ids);
     }
     const struct config_member *self = config_find(&config, n->self);
     if (!self || self->incarnation != n->incarnation)
@@ -94,7 +95,8 @@ replog_status node_start_raft(struct node *n, replog_error *err) {
         goto out;
     }
     n_runs = wal_term_runs(n->wal, from, n_runs);
-    for (size_t i = 0; i < n_runs; i++) runs[i] = (struct raft_run){from[i].term, from[i].first_seq};
+    for (size_t i = 0; i < n_runs; i++)
+        runs[i] = (struct raft_run){from[i].term, from[i].first_seq};
     struct raft_config config = {.self = n->self,
                                  .n_voters = n->config.n_members,
                                  .heartbeat_ms = n->options.heartbeat_ms,
@@ -141,7 +143,8 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
     n->cluster_id = id.cluster_id;
     n->base = wal_base(n->wal);
     n->sessions = session_table_copy(apply_sessions(applier));
-    if (!n->sessions) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
+    if (!n->sessions)
+        return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
     n->applied_seq = n->apply_sent = n->checkpoint_seq = apply_seq(applier);
     n->committed_marker = n->logged_marker = apply_marker(applier);
     n->truncate_sent = n->truncate_done = n->base.seq;
@@ -162,8 +165,8 @@ replog_status node_open(const struct node_options *options, struct wal *wal,
                         const struct applier *applier, uint64_t now_ms, struct node **node,
                         replog_error *err) {
     if (!config_find(&options->cluster, options->self))
-        return error_set(err, REPLOG_INVALID_ARGUMENT, "member %" PRIu64 " is not named in --cluster",
-                         options->self);
+        return error_set(err, REPLOG_INVALID_ARGUMENT,
+                         "member %" PRIu64 " is not named in --cluster", options->self);
     struct node *n = calloc(1, sizeof *n);
     if (!n) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the node");
     n->options = *options;
@@ -224,8 +227,8 @@ static void tick(struct node *n, struct node_effects *fx) {
 
 static void persisted(struct node *n, uint64_t seq, uint64_t epoch, struct node_effects *fx) {
     if (!n->raft) return;
-    replicate_event(n, &(struct raft_event){.type = RAFT_EV_PERSISTED, .seq = seq, .epoch = epoch}, NULL,
-                    fx);
+    replicate_event(n, &(struct raft_event){.type = RAFT_EV_PERSISTED, .seq = seq, .epoch = epoch},
+                    NULL, fx);
     bool all = raft_persisted(n->raft) + 1 >= n->write_next;
     n->write_since_ms = all ? 0 : n->now_ms;
     n->publish = true;
@@ -278,18 +281,34 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
     if (event->now_ms > n->now_ms) n->now_ms = event->now_ms;
     if (event->wall_us) n->wall_us = event->wall_us;
     switch (event->type) {
-    case NODE_EV_TICK: tick(n, fx); break;
-    case NODE_EV_PEER_UP: peer_up(n, event, fx); break;
-    case NODE_EV_PEER_DOWN: peer_down(n, event, fx); break;
-    case NODE_EV_PEER_MESSAGE: peer_message(n, event, fx); break;
+    case NODE_EV_TICK:
+        tick(n, fx);
+        break;
+    case NODE_EV_PEER_UP:
+        peer_up(n, event, fx);
+        break;
+    case NODE_EV_PEER_DOWN:
+        peer_down(n, event, fx);
+        break;
+    case NODE_EV_PEER_MESSAGE:
+        peer_message(n, event, fx);
+        break;
     case NODE_EV_PERSISTED:
-    case NODE_EV_CUT_DONE: persisted(n, event->seq, event->epoch, fx); break;
+    case NODE_EV_CUT_DONE:
+        persisted(n, event->seq, event->epoch, fx);
+        break;
     case NODE_EV_VOTE_SAVED:
-        raft_simple(n, (struct raft_event){.type = RAFT_EV_VOTE_SAVED, .term = event->term, .vote = event->vote},
+        raft_simple(n,
+                    (struct raft_event){
+                        .type = RAFT_EV_VOTE_SAVED, .term = event->term, .vote = event->vote},
                     fx);
         break;
-    case NODE_EV_FOUND_SAVED: founding_saved(n, event->founding, fx); break;
-    case NODE_EV_TRUNCATED: truncated(n, event, fx); break;
+    case NODE_EV_FOUND_SAVED:
+        founding_saved(n, event->founding, fx);
+        break;
+    case NODE_EV_TRUNCATED:
+        truncated(n, event, fx);
+        break;
     case NODE_EV_SPACE:
         n->space_low = event->low;
         n->publish = true;
@@ -307,12 +326,22 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
         n->publish = true;
         checkpoint_advance(n, fx);
         break;
-    case NODE_EV_FED: replicate_fed(n, event, fx); break;
-    case NODE_EV_APPEND: append_request(n, event, fx); break;
-    case NODE_EV_OPEN_SESSION: append_session(n, event, fx); break;
-    case NODE_EV_READ_INDEX: reads_request(n, event, fx); break;
+    case NODE_EV_FED:
+        replicate_fed(n, event, fx);
+        break;
+    case NODE_EV_APPEND:
+        append_request(n, event, fx);
+        break;
+    case NODE_EV_OPEN_SESSION:
+        append_session(n, event, fx);
+        break;
+    case NODE_EV_READ_INDEX:
+        reads_request(n, event, fx);
+        break;
     case NODE_EV_CHECKPOINT:
-    case NODE_EV_TRUNCATE: checkpoint_request(n, event, fx); break;
+    case NODE_EV_TRUNCATE:
+        checkpoint_request(n, event, fx);
+        break;
     case NODE_EV_TRANSFER:
         raft_simple(n, (struct raft_event){.type = RAFT_EV_TRANSFER, .peer = event->peer}, fx);
         break;

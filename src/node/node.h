@@ -4,8 +4,8 @@
  * Hides: founding, admission, the memory tail that feeds followers, acknowledgement, read indexes,
  * checkpoints and truncation.
  *
- * Who owns what: one thread (the node thread) calls everything here. The wal is written by the shell
- * (wal thread) as effects say; the node itself only reads from it at node_open. */
+ * Who owns what: one thread (the node thread) calls everything here. The wal is written by the
+ * shell (wal thread) as effects say; the node itself only reads from it at node_open. */
 #ifndef NODE_NODE_H
 #define NODE_NODE_H
 
@@ -18,18 +18,19 @@ struct node;
 
 struct node_options {
     uint64_t self;
-    struct config cluster;        /* --cluster: ids and addresses, self among them; incarnations 0 */
-    uint32_t heartbeat_ms;        /* 0: 100 */
-    uint32_t election_ms;         /* 0: 500 (drawn from one to two times this) */
-    uint32_t stall_ms;            /* a leader whose write takes longer steps down; 0: 2000 */
+    struct config cluster; /* --cluster: ids and addresses, self among them; incarnations 0 */
+    uint32_t heartbeat_ms; /* 0: 100 */
+    uint32_t election_ms;  /* 0: 500 (drawn from one to two times this) */
+    uint32_t stall_ms;     /* a leader whose write takes longer steps down; 0: 2000 */
     uint64_t seed;
-    uint64_t peer_window_bytes;   /* on the way to one follower; 0: 8 MiB */
-    uint64_t tail_bytes;          /* recent blocks kept in memory for followers; 0: 8 MiB */
-    uint64_t pending_bytes;       /* appended and not yet committed; 0: 16 MiB, beyond: RESOURCE_EXHAUSTED */
-    uint64_t checkpoint_bytes;    /* flush the store after so many bytes of log; 0: 64 MiB */
-    uint64_t checkpoint_ms;       /* and after so long, if something was applied; 0: 60000 */
+    uint64_t peer_window_bytes; /* on the way to one follower; 0: 8 MiB */
+    uint64_t tail_bytes;        /* recent blocks kept in memory for followers; 0: 8 MiB */
+    uint64_t
+        pending_bytes; /* appended and not yet committed; 0: 16 MiB, beyond: RESOURCE_EXHAUSTED */
+    uint64_t checkpoint_bytes;        /* flush the store after so many bytes of log; 0: 64 MiB */
+    uint64_t checkpoint_ms;           /* and after so long, if something was applied; 0: 60000 */
     uint64_t retain_bytes, retain_ms; /* truncate what is older by itself; 0: never */
-    bool acks_are_durable;        /* false with --sync none: durable_on stays empty */
+    bool acks_are_durable;            /* false with --sync none: durable_on stays empty */
 };
 
 enum node_ack { NODE_ACK_QUORUM = 0, NODE_ACK_LEADER = 1, NODE_ACK_ALL = 2 }; /* as on the wire */
@@ -41,25 +42,26 @@ enum node_event_type {
     NODE_EV_PEER_MESSAGE, /* peer (0 while its stream has not said hello), stream, msg */
 
     /* done by the wal thread */
-    NODE_EV_PERSISTED,   /* seq, epoch: a WRITE (and all before it) is durable, or written with --sync none */
+    NODE_EV_PERSISTED, /* seq, epoch: a WRITE (and all before it) is durable, or written with --sync
+                          none */
     NODE_EV_VOTE_SAVED,  /* term, vote */
     NODE_EV_CUT_DONE,    /* seq, epoch */
     NODE_EV_FOUND_SAVED, /* founding */
-    NODE_EV_TRUNCATED,   /* seq: the `upto` of the effect; base: what lies below the first seq now */
-    NODE_EV_SPACE,       /* low: the disk's free space fell below the reserve, or is back */
+    NODE_EV_TRUNCATED, /* seq: the `upto` of the effect; base: what lies below the first seq now */
+    NODE_EV_SPACE,     /* low: the disk's free space fell below the reserve, or is back */
     /* done by the apply thread */
-    NODE_EV_APPLIED,     /* seq, bytes of log */
-    NODE_EV_FLUSHED,     /* seq: the store durably holds all up to it */
+    NODE_EV_APPLIED, /* seq, bytes of log */
+    NODE_EV_FLUSHED, /* seq: the store durably holds all up to it */
     /* done by the reader thread */
-    NODE_EV_FED,         /* peer, ticket, blocks (from the seq asked for; blob NULL: failed, text) */
+    NODE_EV_FED, /* peer, ticket, blocks (from the seq asked for; blob NULL: failed, text) */
 
     /* asked by clients; `token` comes back in exactly one REPLY each */
-    NODE_EV_APPEND,       /* append */
+    NODE_EV_APPEND, /* append */
     NODE_EV_OPEN_SESSION,
-    NODE_EV_READ_INDEX,   /* wait_applied: answer once the store has applied it too */
+    NODE_EV_READ_INDEX, /* wait_applied: answer once the store has applied it too */
     NODE_EV_CHECKPOINT,
-    NODE_EV_TRUNCATE,     /* seq: upto */
-    NODE_EV_TRANSFER      /* peer or 0; no reply: a leader that shuts down */
+    NODE_EV_TRUNCATE, /* seq: upto */
+    NODE_EV_TRANSFER  /* peer or 0; no reply: a leader that shuts down */
 };
 
 struct node_append {
@@ -78,8 +80,8 @@ struct node_event {
     enum wal_founding founding;
     bool low, wait_applied;
     const char *text;
-    const struct peer_msg *msg;   /* borrowed; the node takes its own references */
-    struct node_bytes blocks;     /* NODE_EV_FED; borrowed */
+    const struct peer_msg *msg; /* borrowed; the node takes its own references */
+    struct node_bytes blocks;   /* NODE_EV_FED; borrowed */
     struct node_append append;
     struct wal_pos base;
 };
@@ -93,19 +95,19 @@ enum node_effect_type {
     NODE_FX_TRUNCATE,  /* seq, config: wal_truncate, then TRUNCATED; may overtake a WRITE that waits
                           for space */
     /* for the network */
-    NODE_FX_SEND,      /* peer, msg: on our stream to it; dropped when there is none */
-    NODE_FX_REFUSE,    /* stream, text: end that inbound stream with FAILED_PRECONDITION */
-    NODE_FX_WELCOME,   /* stream, peer: that inbound stream is from this member from now on */
+    NODE_FX_SEND,    /* peer, msg: on our stream to it; dropped when there is none */
+    NODE_FX_REFUSE,  /* stream, text: end that inbound stream with FAILED_PRECONDITION */
+    NODE_FX_WELCOME, /* stream, peer: that inbound stream is from this member from now on */
     /* for the reader thread */
-    NODE_FX_FEED,      /* peer, ticket, seq: read blocks from seq on, up to limit_seq and about
-                          `bytes`, then FED */
+    NODE_FX_FEED, /* peer, ticket, seq: read blocks from seq on, up to limit_seq and about
+                     `bytes`, then FED */
     /* for the apply thread */
-    NODE_FX_APPLY,     /* seq: apply up to there; a later one replaces it; then APPLIED as it goes on */
-    NODE_FX_FLUSH,     /* flush the store, then FLUSHED */
+    NODE_FX_APPLY, /* seq: apply up to there; a later one replaces it; then APPLIED as it goes on */
+    NODE_FX_FLUSH, /* flush the store, then FLUSHED */
     /* for clients */
-    NODE_FX_REPLY,     /* token, status, text, reply */
-    NODE_FX_PUBLISH,   /* commit, role or leader changed: node_snapshot is worth copying */
-    NODE_FX_FATAL      /* text: stop the process, acknowledge nothing more */
+    NODE_FX_REPLY,   /* token, status, text, reply */
+    NODE_FX_PUBLISH, /* commit, role or leader changed: node_snapshot is worth copying */
+    NODE_FX_FATAL    /* text: stop the process, acknowledge nothing more */
 };
 
 struct node_holder {
@@ -115,11 +117,11 @@ struct node_reply {
     uint64_t first_seq, last_seq, term, sequence; /* append, session (first_seq: its id) */
     uint64_t durable_on[RAFT_MAX_MEMBERS];
     unsigned n_durable_on;
-    uint64_t seq, safe_seq;                      /* read index; checkpoint */
-    uint64_t requested;                          /* truncate; first_seq too */
+    uint64_t seq, safe_seq; /* read index; checkpoint */
+    uint64_t requested;     /* truncate; first_seq too */
     struct node_holder held_by[RAFT_MAX_MEMBERS];
     unsigned n_held_by;
-    uint64_t leader;                             /* UNAVAILABLE: who leads, 0: unknown */
+    uint64_t leader; /* UNAVAILABLE: who leads, 0: unknown */
 };
 
 struct node_effect {
@@ -127,8 +129,8 @@ struct node_effect {
     uint64_t peer, stream, token, seq, epoch, term, vote, cluster_id, ticket, limit_seq, bytes;
     enum wal_founding founding;
     const struct config *config; /* FOUND, TRUNCATE: the node's own, copied by the shell at once */
-    struct node_bytes blocks; /* WRITE: one reference that the shell releases */
-    struct peer_msg msg;      /* SEND: its blocks likewise */
+    struct node_bytes blocks;    /* WRITE: one reference that the shell releases */
+    struct peer_msg msg;         /* SEND: its blocks likewise */
     replog_status status;
     struct node_reply reply;
     char text[240];
@@ -159,18 +161,19 @@ void node_pump(struct node *node, struct node_effects *fx);
 /* What others may know of this node; copied by the shell for other threads. */
 struct node_peer_view {
     uint64_t id, match_seq, checkpoint_seq, applied_seq, silence_ms;
-    bool online;      /* heard within two election timeouts (leader: by replies) */
+    bool online; /* heard within two election timeouts (leader: by replies) */
     uint64_t lag_bytes;
 };
 struct node_snapshot {
     uint64_t self, term, leader, cluster_id;
     enum raft_role role;
     enum wal_founding founding;
-    bool ready;       /* leader: serves reads and admits appends */
+    bool ready; /* leader: serves reads and admits appends */
     uint64_t first_seq, last_seq, durable_seq, commit_seq, applied_seq, checkpoint_seq;
     uint64_t safe_seq, drop_upto;
     struct config config; /* members with their addresses */
-    struct node_peer_view peers[RAFT_MAX_MEMBERS]; /* in the order of config.members; self included */
+    struct node_peer_view
+        peers[RAFT_MAX_MEMBERS]; /* in the order of config.members; self included */
     unsigned n_peers;
     struct node_holder held_by[RAFT_MAX_MEMBERS];
     unsigned n_held_by;

@@ -15,10 +15,10 @@
 #include "node/tail.h"
 
 enum {
-    NODE_MAX_PENDING = 65536,      /* appends that wait for their acknowledgement */
-    NODE_MAX_READS = 4096,         /* read indexes asked for */
-    NODE_MAX_ADMIN = 64,           /* checkpoint and truncate requests */
-    NODE_MAX_MARKERS = 4096,       /* markers appended and not yet committed */
+    NODE_MAX_PENDING = 65536,         /* appends that wait for their acknowledgement */
+    NODE_MAX_READS = 4096,            /* read indexes asked for */
+    NODE_MAX_ADMIN = 64,              /* checkpoint and truncate requests */
+    NODE_MAX_MARKERS = 4096,          /* markers appended and not yet committed */
     NODE_MAX_INFLIGHT_MESSAGES = 256, /* with blocks, to one follower */
     NODE_DEFAULT_DEADLINE_MS = 10000,
     NODE_ASK_AGAIN_MS = 150,
@@ -28,23 +28,23 @@ enum {
 /* One other member. */
 struct node_peer {
     uint64_t id;
-    bool up;                 /* our stream to it is open */
-    uint64_t in_stream;      /* its stream to us, welcomed; 0: none */
-    bool heard;              /* `hello` is its newest */
+    bool up;            /* our stream to it is open */
+    uint64_t in_stream; /* its stream to us, welcomed; 0: none */
+    bool heard;         /* `hello` is its newest */
     struct peer_hello hello;
-    uint64_t heard_ms;       /* last message from it */
+    uint64_t heard_ms; /* last message from it */
     uint64_t checkpoint_seq, applied_seq;
     /* feeding it (leader) */
     bool streaming;
-    uint64_t next_seq;       /* first seq of the next block to send */
+    uint64_t next_seq; /* first seq of the next block to send */
     uint64_t inflight_bytes;
     struct {
         uint64_t last_seq, bytes;
     } inflight[NODE_MAX_INFLIGHT_MESSAGES];
     unsigned inflight_head, n_inflight;
-    bool feed_pending;       /* the reader thread is at it */
-    uint64_t ticket;         /* of the newest FEED; answers to older ones are dropped */
-    bool heartbeat_held;     /* a heartbeat that the next blocks, or pump, will carry */
+    bool feed_pending;   /* the reader thread is at it */
+    uint64_t ticket;     /* of the newest FEED; answers to older ones are dropped */
+    bool heartbeat_held; /* a heartbeat that the next blocks, or pump, will carry */
     struct raft_msg heartbeat;
 };
 
@@ -66,11 +66,11 @@ struct log_marker {
 };
 
 struct read_wait {
-    uint64_t context;        /* ours, unique */
-    uint64_t token;          /* a local caller's; 0: asked by a peer */
+    uint64_t context; /* ours, unique */
+    uint64_t token;   /* a local caller's; 0: asked by a peer */
     uint64_t peer, peer_context;
     uint64_t deadline_ms, asked_ms; /* asked_ms 0: not asked yet */
-    uint64_t seq;            /* the index, once known; 0: not yet */
+    uint64_t seq;                   /* the index, once known; 0: not yet */
     bool known, wait_applied;
 };
 
@@ -78,8 +78,8 @@ struct read_wait {
 struct admin_wait {
     uint64_t token, deadline_ms, started_ms;
     bool truncate;
-    uint64_t target;         /* stores must hold this durably; truncate: upto */
-    uint64_t marker_seq;     /* of the CHECKPOINT record that answers it; 0: not appended yet */
+    uint64_t target;     /* stores must hold this durably; truncate: upto */
+    uint64_t marker_seq; /* of the CHECKPOINT record that answers it; 0: not appended yet */
 };
 
 struct node {
@@ -88,15 +88,15 @@ struct node {
     uint64_t self, incarnation, cluster_id, map_id;
     enum wal_founding founding;
     bool founding_save_pending;
-    struct config config;    /* ids and addresses; incarnations once agreed */
+    struct config config; /* ids and addresses; incarnations once agreed */
     char refused[240];
 
     uint64_t now_ms, wall_us;
     uint64_t rng;
 
-    struct raft *raft;       /* NULL until founded */
+    struct raft *raft; /* NULL until founded */
     struct raft_effects raft_fx;
-    bool in_step;            /* effects of the core are being carried out */
+    bool in_step;                                  /* effects of the core are being carried out */
     struct raft_event raft_queue[NODE_RAFT_QUEUE]; /* what they caused; handled behind them */
     unsigned n_raft_queue;
     enum raft_role role;
@@ -107,7 +107,7 @@ struct node {
     uint64_t write_next;     /* first seq that no WRITE effect has carried yet */
     uint64_t write_since_ms; /* unpersisted writes are outstanding since; 0: none */
     struct session_table *sessions;
-    uint64_t pending_bytes;  /* of blocks above the commit */
+    uint64_t pending_bytes; /* of blocks above the commit */
     bool space_low;
 
     struct log_marker *markers;
@@ -124,18 +124,18 @@ struct node {
     unsigned n_admin;
 
     uint64_t applied_seq, apply_sent;
-    uint64_t checkpoint_seq;           /* the store here durably holds all up to it */
+    uint64_t checkpoint_seq; /* the store here durably holds all up to it */
     bool flush_pending;
     uint64_t bytes_since_flush, last_flush_ms;
-    uint64_t flush_wanted;             /* flush until checkpoint_seq reaches it */
+    uint64_t flush_wanted; /* flush until checkpoint_seq reaches it */
     struct checkpoint_marker committed_marker, logged_marker; /* last committed; last in the log */
     struct checkpoint_marker told_marker; /* what the leader says is committed */
-    uint64_t drop_wanted;              /* leader: asked for, perhaps not in the log yet */
+    uint64_t drop_wanted;                 /* leader: asked for, perhaps not in the log yet */
     uint64_t truncate_sent, truncate_done;
     uint64_t last_retention_ms;
 
     uint64_t appends, bytes_appended;
-    bool publish;            /* the snapshot changed */
+    bool publish; /* the snapshot changed */
     bool fatal;
 };
 
@@ -167,9 +167,10 @@ void founding_advance(struct node *n, struct node_effects *fx);
 void founding_saved(struct node *n, enum wal_founding founding, struct node_effects *fx);
 
 /* ---- replicate.c */
-/* Feeds the raft core one event and carries out what follows; `blocks` is what came with a message. */
-void replicate_event(struct node *n, const struct raft_event *event, const struct node_bytes *blocks,
-                     struct node_effects *fx);
+/* Feeds the raft core one event and carries out what follows; `blocks` is what came with a message.
+ */
+void replicate_event(struct node *n, const struct raft_event *event,
+                     const struct node_bytes *blocks, struct node_effects *fx);
 void replicate_message(struct node *n, struct node_peer *p, uint64_t stream,
                        const struct peer_msg *msg, struct node_effects *fx);
 /* A block stands at the end of the tail: sessions and markers learn of it. */

@@ -5,7 +5,10 @@
 #include "base/bytes.h"
 #include "raft/raft.h"
 
-enum { PEER_VERSION = 1, PEER_MAX_BLOCK_BYTES = 1 << 20 /* of one message, but one block always fits */ };
+enum {
+    PEER_VERSION = 1,
+    PEER_MAX_BLOCK_BYTES = 1 << 20 /* of one message, but one block always fits */
+};
 
 enum peer_kind {
     PEER_HELLO = 100, /* first on every stream, and again when founding goes on */
@@ -34,7 +37,7 @@ struct peer_msg {
     uint64_t flush_seq;           /* leader: flush your store until it holds this durably */
     uint64_t checkpoint_seq, applied_seq, incarnation; /* of the sender */
     uint64_t context;
-    struct node_bytes blocks;     /* whole blocks; blob NULL: none */
+    struct node_bytes blocks; /* whole blocks; blob NULL: none */
 };
 
 #endif

@@ -93,7 +93,8 @@ void reads_known(struct node *n, uint64_t context, bool ok, uint64_t seq, struct
 void reads_settle(struct node *n, struct node_effects *fx) {
     for (size_t i = 0; i < n->n_reads;) {
         struct read_wait *r = &n->reads[i];
-        if (!r->known || r->seq > raft_commit(n->raft) || (r->wait_applied && r->seq > n->applied_seq)) {
+        if (!r->known || r->seq > raft_commit(n->raft) ||
+            (r->wait_applied && r->seq > n->applied_seq)) {
             i++;
             continue;
         }
@@ -107,7 +108,7 @@ void reads_tick(struct node *n, struct node_effects *fx) {
         struct read_wait *r = &n->reads[i];
         if (r->deadline_ms <= n->now_ms) {
             fx_fail(n, fx, r->token, REPLOG_DEADLINE_EXCEEDED, "%s",
-                    r->known     ? "this node did not catch up in time"
+                    r->known    ? "this node did not catch up in time"
                     : n->leader ? "the leader did not confirm the read in time"
                                 : "no leader is known");
             drop(n, i);

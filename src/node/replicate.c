@@ -1,5 +1,5 @@
-/* replicate.c: between raft's decisions and the bytes. A follower's blocks are verified, kept in the
- * memory tail and written; a leader's are fed to every follower from the tail, or, where it is
+/* replicate.c: between raft's decisions and the bytes. A follower's blocks are verified, kept in
+ * the memory tail and written; a leader's are fed to every follower from the tail, or, where it is
  * behind that, from segment files by the reader thread. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -24,7 +24,8 @@ static void incoming_free(struct incoming *in) {
     free(in->offsets);
 }
 
-/* Checks every block of the message; false when one is malformed or does not follow the one before. */
+/* Checks every block of the message; false when one is malformed or does not follow the one before.
+ */
 static bool incoming_parse(struct incoming *in, const struct node_bytes *blocks,
                            const struct raft_msg *msg) {
     const uint8_t *data = blocks->blob->data + blocks->offset;
@@ -51,7 +52,8 @@ static bool incoming_parse(struct incoming *in, const struct node_bytes *blocks,
         if (h->first_seq != last + 1 || h->term > msg->term ||
             (in->n > 0 && h->prev_chain != in->headers[in->n - 1].hash)) {
             log_error("blocks from member %" PRIu64 " dropped: seq %" PRIu64
-                      " does not continue seq %" PRIu64, msg->from, h->first_seq, last);
+                      " does not continue seq %" PRIu64,
+                      msg->from, h->first_seq, last);
             return false;
         }
         last = block_last_seq(h);
@@ -70,7 +72,8 @@ bool replicate_note_block(struct node *n, const uint8_t *bytes, const struct blo
         struct block_walk walk = {0};
         replog_record record;
         while (block_next(bytes, h, &walk, &record)) {
-            struct log_marker m = {.seq = record.seq, .last_seq = block_last_seq(h), .op = record.op};
+            struct log_marker m = {
+                .seq = record.seq, .last_seq = block_last_seq(h), .op = record.op};
             if (record.op == REPLOG_OP_SESSION) is_session = true;
             if (record.op != REPLOG_OP_CHECKPOINT && record.op != REPLOG_OP_SESSION) continue;
             if (record.op == REPLOG_OP_CHECKPOINT) {
@@ -95,12 +98,14 @@ bool replicate_note_block(struct node *n, const uint8_t *bytes, const struct blo
 
 static void accept(struct node *n, const struct raft_effect *e, const struct incoming *in,
                    const struct node_bytes *blocks, struct node_effects *fx) {
+    CHECK(e->first + e->n <= in->n && in->headers != NULL);
     for (size_t i = e->first; i < e->first + e->n; i++) {
         const struct block_header *h = &in->headers[i];
         struct wal_pos end = tail_end(&n->tail);
         if (h->first_seq != end.seq + 1 || h->prev_chain != end.chain) {
             fx_fatal(n, fx,
-                     "DATA_LOSS: seq %" PRIu64 " of term %" PRIu64 " is the leader's too, but what lies "
+                     "DATA_LOSS: seq %" PRIu64 " of term %" PRIu64
+                     " is the leader's too, but what lies "
                      "below it differs (chain %016" PRIx64 " here, %016" PRIx64 " there)",
                      end.seq, end.term, end.chain, h->prev_chain);
             return;
@@ -166,8 +171,8 @@ static void role_changed(struct node *n, const struct raft_effect *e, struct nod
     if (e->role != n->role || e->leader != n->leader) {
         static const char *const names[] = {"follower", "pre-candidate", "candidate", "leader"};
         log_set_term(e->term);
-        log_info("role=%s leader=%" PRIu64 " last_seq=%" PRIu64 " commit_seq=%" PRIu64, names[e->role],
-                 e->leader, tail_end(&n->tail).seq, raft_commit(n->raft));
+        log_info("role=%s leader=%" PRIu64 " last_seq=%" PRIu64 " commit_seq=%" PRIu64,
+                 names[e->role], e->leader, tail_end(&n->tail).seq, raft_commit(n->raft));
     }
     if (e->role == RAFT_CANDIDATE && n->role != RAFT_CANDIDATE) n->elections++;
     n->role = e->role;
@@ -224,26 +229,48 @@ static void carry_out(struct node *n, const struct raft_effect *e, const struct 
     struct node_effect *out;
     struct node_peer *p;
     switch (e->type) {
-    case RAFT_FX_SEND: send(n, &e->msg, fx); break;
+    case RAFT_FX_SEND:
+        send(n, &e->msg, fx);
+        break;
     case RAFT_FX_SAVE_VOTE:
         out = fx_add(fx, NODE_FX_SAVE_VOTE);
         out->term = e->term;
         out->vote = e->vote;
         break;
-    case RAFT_FX_ROLE: role_changed(n, e, fx); break;
-    case RAFT_FX_LEAD: append_term(n, fx); break;
-    case RAFT_FX_STREAM: stream(n, e->peer, e->seq); break;
+    case RAFT_FX_ROLE:
+        role_changed(n, e, fx);
+        break;
+    case RAFT_FX_LEAD:
+        append_term(n, fx);
+        break;
+    case RAFT_FX_STREAM:
+        stream(n, e->peer, e->seq);
+        break;
     case RAFT_FX_UNSTREAM:
         p = node_find_peer(n, e->peer);
         if (p) p->streaming = false;
         break;
-    case RAFT_FX_ACKED: acked(n, e->peer, e->seq); break;
-    case RAFT_FX_CUT: cut(n, e, fx); break;
-    case RAFT_FX_ACCEPT: accept(n, e, in, blocks, fx); break;
-    case RAFT_FX_COMMIT: committed(n, e->seq, fx); break;
-    case RAFT_FX_READ_OK: reads_known(n, e->context, true, e->seq, fx); break;
-    case RAFT_FX_READ_FAIL: reads_known(n, e->context, false, 0, fx); break;
-    case RAFT_FX_FATAL: fx_fatal(n, fx, "%s", e->text); break;
+    case RAFT_FX_ACKED:
+        acked(n, e->peer, e->seq);
+        break;
+    case RAFT_FX_CUT:
+        cut(n, e, fx);
+        break;
+    case RAFT_FX_ACCEPT:
+        accept(n, e, in, blocks, fx);
+        break;
+    case RAFT_FX_COMMIT:
+        committed(n, e->seq, fx);
+        break;
+    case RAFT_FX_READ_OK:
+        reads_known(n, e->context, true, e->seq, fx);
+        break;
+    case RAFT_FX_READ_FAIL:
+        reads_known(n, e->context, false, 0, fx);
+        break;
+    case RAFT_FX_FATAL:
+        fx_fatal(n, fx, "%s", e->text);
+        break;
     }
 }
 
@@ -258,8 +285,8 @@ static void step(struct node *n, const struct raft_event *event, const struct in
     n->in_step = false;
 }
 
-void replicate_event(struct node *n, const struct raft_event *event, const struct node_bytes *blocks,
-                     struct node_effects *fx) {
+void replicate_event(struct node *n, const struct raft_event *event,
+                     const struct node_bytes *blocks, struct node_effects *fx) {
     if (n->in_step) {
         CHECK(event->msg == NULL && n->n_raft_queue < NODE_RAFT_QUEUE);
         n->raft_queue[n->n_raft_queue++] = *event;
@@ -311,7 +338,8 @@ void replicate_message(struct node *n, struct node_peer *p, uint64_t stream_id,
     raft.to = n->self;
     raft.entries = NULL;
     raft.n_entries = 0;
-    replicate_event(n, &(struct raft_event){.type = RAFT_EV_MESSAGE, .msg = &raft}, &msg->blocks, fx);
+    replicate_event(n, &(struct raft_event){.type = RAFT_EV_MESSAGE, .msg = &raft}, &msg->blocks,
+                    fx);
     if (raft.type == RAFT_APPEND && n->leader == p->id && raft.term == raft_term(n->raft)) {
         n->told_marker = (struct checkpoint_marker){msg->safe_seq, msg->drop_upto};
         n->flush_wanted = msg->flush_seq;
@@ -374,7 +402,8 @@ static void feed(struct node *n, struct node_peer *p, struct node_effects *fx) {
         }
         if (p->next_seq > n->tail.base.seq || p->next_seq > raft_persisted(n->raft)) break;
         if (p->next_seq <= n->base.seq) {
-            log_error("member %" PRIu64 " needs seq %" PRIu64 ", which is truncated", p->id, p->next_seq);
+            log_error("member %" PRIu64 " needs seq %" PRIu64 ", which is truncated", p->id,
+                      p->next_seq);
             p->streaming = false;
             break;
         }

@@ -1,5 +1,5 @@
-/* session.c: sessions in an array kept sorted by id (they are born in order of seq, so a new one goes
- * to the end), each with a window of answers for consecutive numbers. */
+/* session.c: sessions in an array kept sorted by id (they are born in order of seq, so a new one
+ * goes to the end), each with a window of answers for consecutive numbers. */
 #include "node/session.h"
 
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 
 struct session {
     uint64_t id;
-    uint64_t last;      /* the last number in the log */
-    uint64_t used_seq;  /* last seq of its newest block: for eviction */
-    uint64_t first_kept; /* answers to first_kept .. last are kept */
+    uint64_t last;                  /* the last number in the log */
+    uint64_t used_seq;              /* last seq of its newest block: for eviction */
+    uint64_t first_kept;            /* answers to first_kept .. last are kept */
     struct session_answer *answers; /* answers[0] is that of first_kept */
     uint32_t capacity;
 };
@@ -94,7 +94,8 @@ enum session_verdict session_check(const struct session_table *t, uint64_t sessi
     if (sequence > s->last + 1 || sequence == 0) return SESSION_GAP;
     if (sequence == s->last + 1) {
         uint64_t oldest = acked_below > s->first_kept ? acked_below : s->first_kept;
-        return sequence >= oldest && sequence - oldest >= SESSION_WINDOW ? SESSION_FULL : SESSION_ADMIT;
+        return sequence >= oldest && sequence - oldest >= SESSION_WINDOW ? SESSION_FULL
+                                                                         : SESSION_ADMIT;
     }
     if (sequence < s->first_kept) return SESSION_GONE;
     *answer = s->answers[sequence - s->first_kept];

@@ -37,14 +37,15 @@ enum session_verdict session_check(const struct session_table *t, uint64_t sessi
                                    uint64_t sequence, uint64_t acked_below,
                                    struct session_answer *answer, uint64_t *expected);
 
-/* A block stands at the tail (or is applied): a SESSION record makes a session, a numbered append is
- * remembered. Blocks come in order; one that the table has seen (after a restart) changes nothing.
- * `is_session`: the block is a SESSION record. RESOURCE_EXHAUSTED when memory is short. */
-replog_status session_append(struct session_table *t, const struct block_header *h, bool is_session);
+/* A block stands at the tail (or is applied): a SESSION record makes a session, a numbered append
+ * is remembered. Blocks come in order; one that the table has seen (after a restart) changes
+ * nothing. `is_session`: the block is a SESSION record. RESOURCE_EXHAUSTED when memory is short. */
+replog_status session_append(struct session_table *t, const struct block_header *h,
+                             bool is_session);
 /* Everything above keep_seq is gone from the log. */
 void session_cut(struct session_table *t, uint64_t keep_seq);
-/* Committed up to `commit_seq`: evicts sessions beyond SESSION_MAX, those unused for longest (by seq)
- * first. Calls fn (may be NULL) with each id that goes. */
+/* Committed up to `commit_seq`: evicts sessions beyond SESSION_MAX, those unused for longest (by
+ * seq) first. Calls fn (may be NULL) with each id that goes. */
 void session_evict(struct session_table *t, uint64_t commit_seq,
                    void (*fn)(uint64_t session, void *user), void *user);
 

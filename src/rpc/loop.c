@@ -34,6 +34,8 @@ static void wait_until(uint64_t at_ms) {
 static struct rpc_conn *take_due(uint64_t now) {
     struct rpc_conn *due = NULL;
     uint64_t next = UINT64_MAX;
+    /* First of all: whoever sets an earlier time from now on waits for the lock and wakes us. */
+    atomic_store(&loop.wake_ms, UINT64_MAX);
     for (struct rpc_conn *conn = loop.conns; conn; conn = conn->loop_next) {
         uint64_t at = atomic_load(&conn->due_ms);
         if (at <= now) {

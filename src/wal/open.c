@@ -48,12 +48,12 @@ static bool add_number(struct numbers *numbers, uint64_t number) {
 
 /* Sixteen lower-case hexadecimal digits. */
 static bool parse_number(const char *text, uint64_t *number) {
+    static const char digits[] = "0123456789abcdef";
     uint64_t value = 0;
     for (int i = 0; i < 16; i++) {
-        const char *digit = text[i] ? strchr("0123456789abcdef", text[i]) : NULL;
+        const char *digit = text[i] ? strchr(digits, text[i]) : NULL;
         if (!digit) return false;
-        static const char digits[] = "0123456789abcdef";
-        value = value << 4 | (uint64_t)(strchr(digits, text[i]) - digits);
+        value = value << 4 | (uint64_t)(digit - digits);
     }
     *number = value;
     return true;

@@ -213,13 +213,27 @@ static void carry_out(struct world *w, struct world_node *x, struct node_effects
         case NODE_FX_SAVE_VOTE:
         case NODE_FX_CUT:
         case NODE_FX_FOUND:
-        case NODE_FX_TRUNCATE: queue_wal(w, x, e); break;
-        case NODE_FX_SEND: send(w, x, e); break;
-        case NODE_FX_REFUSE: refuse(w, x, e); break;
-        case NODE_FX_WELCOME: w->bound[x->id][e->peer] = e->stream; break;
-        case NODE_FX_FEED: feed(w, x, e); break;
-        case NODE_FX_APPLY: x->apply_upto = e->seq; break;
-        case NODE_FX_FLUSH: x->flush_due = w->now_ms + rng_between(&w->rng, 1, 20); break;
+        case NODE_FX_TRUNCATE:
+            queue_wal(w, x, e);
+            break;
+        case NODE_FX_SEND:
+            send(w, x, e);
+            break;
+        case NODE_FX_REFUSE:
+            refuse(w, x, e);
+            break;
+        case NODE_FX_WELCOME:
+            w->bound[x->id][e->peer] = e->stream;
+            break;
+        case NODE_FX_FEED:
+            feed(w, x, e);
+            break;
+        case NODE_FX_APPLY:
+            x->apply_upto = e->seq;
+            break;
+        case NODE_FX_FLUSH:
+            x->flush_due = w->now_ms + rng_between(&w->rng, 1, 20);
+            break;
         case NODE_FX_REPLY: {
             struct world_request *r = world_request(w, e->token);
             CHECK(!r->done);
@@ -229,7 +243,8 @@ static void carry_out(struct world *w, struct world_node *x, struct node_effects
             snprintf(r->text, sizeof r->text, "%s", e->text);
             break;
         }
-        case NODE_FX_PUBLISH: break;
+        case NODE_FX_PUBLISH:
+            break;
         case NODE_FX_FATAL:
             x->fatal = true;
             snprintf(x->fatal_text, sizeof x->fatal_text, "%s", e->text);
@@ -239,7 +254,8 @@ static void carry_out(struct world *w, struct world_node *x, struct node_effects
     }
 }
 
-/* ---- What threads do in a real node ----------------------------------------------------------- */
+/* ---- What threads do in a real node -----------------------------------------------------------
+ */
 
 static struct node_event wal_do(struct world_node *x, struct node_effect *e) {
     replog_error err = {0};
@@ -337,10 +353,11 @@ static void deliver(struct world *w) {
                      w->nodes[m.from].life == m.from_life && !w->cut[m.from][m.to];
         if (alive) {
             bool bound = w->bound[m.to][m.from] == m.stream;
-            step(w, x, (struct node_event){.type = NODE_EV_PEER_MESSAGE,
-                                           .peer = bound ? m.from : 0,
-                                           .stream = m.stream,
-                                           .msg = &m.msg});
+            step(w, x,
+                 (struct node_event){.type = NODE_EV_PEER_MESSAGE,
+                                     .peer = bound ? m.from : 0,
+                                     .stream = m.stream,
+                                     .msg = &m.msg});
         }
         blob_unref(m.msg.blocks.blob);
     }

@@ -1,7 +1,7 @@
-/* node_world.h: a small world for tests of node/: whole clusters in one thread on the real node, raft
- * and wal code, with disks and stores in memory and a virtual network and clock. Everything that a
- * shell does (wal thread, apply thread, reader thread, streams between nodes) is done here in virtual
- * time, with delays drawn from a seed. */
+/* node_world.h: a small world for tests of node/: whole clusters in one thread on the real node,
+ * raft and wal code, with disks and stores in memory and a virtual network and clock. Everything
+ * that a shell does (wal thread, apply thread, reader thread, streams between nodes) is done here
+ * in virtual time, with delays drawn from a seed. */
 #ifndef NODE_WORLD_H
 #define NODE_WORLD_H
 
@@ -25,7 +25,7 @@ struct world_node {
     uint64_t id, incarnation_seed;
     bool running, fatal;
     char fatal_text[240];
-    uint64_t life;           /* counts restarts: messages of an earlier life are dropped */
+    uint64_t life; /* counts restarts: messages of an earlier life are dropped */
     uint64_t wal_busy_until, apply_upto, flush_due, disk_delay_ms;
     struct node_effect *wal_queue;
     size_t n_wal_queue, wal_capacity;
@@ -40,24 +40,25 @@ struct world_message {
 struct world {
     unsigned n;
     uint64_t now_ms, rng, order;
-    struct world_node nodes[WORLD_MAX_NODES + 1]; /* by id */
-    bool cut[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1]; /* from, to */
+    struct world_node nodes[WORLD_MAX_NODES + 1];              /* by id */
+    bool cut[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];        /* from, to */
     uint64_t stream[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1]; /* 0: our stream is down */
-    uint64_t bound[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];  /* stream id -> welcomed peer: [to][from] */
+    uint64_t bound[WORLD_MAX_NODES + 1]
+                  [WORLD_MAX_NODES + 1]; /* stream id -> welcomed peer: [to][from] */
     uint64_t next_stream, stream_due[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];
     uint64_t stream_last_due[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];
     struct world_message *messages;
     size_t n_messages, capacity;
     struct world_request *requests; /* by token */
     uint64_t n_requests;
-    struct node_options options;   /* for nodes that start */
+    struct node_options options; /* for nodes that start */
     uint32_t segment_bytes;
-    char refused[240];             /* the last refusal */
+    char refused[240]; /* the last refusal */
 };
 
 struct world *world_new(unsigned n_nodes, uint64_t seed);
 void world_free(struct world *w);
-void world_start(struct world *w, uint64_t id);     /* from its directory */
+void world_start(struct world *w, uint64_t id); /* from its directory */
 void world_start_all(struct world *w);
 /* Power cut: unsynced writes are lost by the dice, the store forgets after its last flush. */
 void world_crash(struct world *w, uint64_t id);

@@ -55,7 +55,9 @@ static void trace_packet(struct world *w, const struct packet *p, const char *ar
                 m->transfer ? ", transfer" : "");
         break;
     case RAFT_PREVOTE_REPLY:
-    case RAFT_VOTE_REPLY: fprintf(w->trace, ", %s", m->ok ? "granted" : "refused"); break;
+    case RAFT_VOTE_REPLY:
+        fprintf(w->trace, ", %s", m->ok ? "granted" : "refused");
+        break;
     case RAFT_APPEND:
         fprintf(w->trace, ", after %llu/%llu, commit %llu, round %llu", (ull)m->seq,
                 (ull)m->seq_term, (ull)m->commit_seq, (ull)m->round);
@@ -73,7 +75,8 @@ static void trace_packet(struct world *w, const struct packet *p, const char *ar
         }
         fprintf(w->trace, ", commit %llu, round %llu", (ull)m->commit_seq, (ull)m->round);
         break;
-    case RAFT_TIMEOUT_NOW: break;
+    case RAFT_TIMEOUT_NOW:
+        break;
     }
     fputc('\n', w->trace);
 }
@@ -139,7 +142,8 @@ static uint64_t committed_seq(const struct world *w) {
 static void judge_send(const struct member *m, const struct raft_msg *msg) {
     switch (msg->type) {
     case RAFT_PREVOTE:
-    case RAFT_PREVOTE_REPLY: break;
+    case RAFT_PREVOTE_REPLY:
+        break;
     case RAFT_VOTE:
         assert_int_equal(m->disk_term, msg->term);
         assert_int_equal(m->disk_vote, m->id);
@@ -157,7 +161,9 @@ static void judge_send(const struct member *m, const struct raft_msg *msg) {
         for (size_t i = 0; i < n; i++) assert_int_equal(m->disk.items[i].id, m->log.items[i].id);
         break;
     case RAFT_APPEND:
-    case RAFT_TIMEOUT_NOW: assert_int_equal(m->disk_term, msg->term); break;
+    case RAFT_TIMEOUT_NOW:
+        assert_int_equal(m->disk_term, msg->term);
+        break;
     }
 }
 
@@ -207,25 +213,32 @@ static void carry_out_log(struct world *w, struct member *m, const struct raft_e
         m->epoch = e->epoch;
         push_op(&m->to_disk, &(struct op){.type = OP_CUT, .seq = e->seq, .epoch = e->epoch});
         break;
-    case RAFT_FX_ACCEPT: accept_blocks(w, m, e, in_hand); break;
+    case RAFT_FX_ACCEPT:
+        accept_blocks(w, m, e, in_hand);
+        break;
     case RAFT_FX_COMMIT:
         trace(w, "    %llu commits %llu", (ull)m->id, (ull)e->seq);
         judge_commit(w, m, e->seq);
         break;
-    default: fail_msg("not an effect on the log: %d", (int)e->type);
+    default:
+        fail_msg("not an effect on the log: %d", (int)e->type);
     }
 }
 
 static void carry_out(struct world *w, struct member *m, const struct raft_effect *e,
                       const struct packet *in_hand) {
     switch (e->type) {
-    case RAFT_FX_SEND: send_packet(w, &(struct packet){.msg = e->msg}); break;
+    case RAFT_FX_SEND:
+        send_packet(w, &(struct packet){.msg = e->msg});
+        break;
     case RAFT_FX_ROLE:
         trace(w, "    %llu is %s in term %llu, leader %llu", (ull)m->id, role_names[e->role],
               (ull)e->term, (ull)e->leader);
         judge_role(w, m, e);
         break;
-    case RAFT_FX_LEAD: append(w, m->id, 1); break;
+    case RAFT_FX_LEAD:
+        append(w, m->id, 1);
+        break;
     case RAFT_FX_STREAM:
         trace(w, "    %llu streams to %llu from %llu", (ull)m->id, (ull)e->peer, (ull)e->seq + 1);
         m->streams[e->peer] = (struct stream){.on = true, .next_after = e->seq};
@@ -247,11 +260,15 @@ static void carry_out(struct world *w, struct member *m, const struct raft_effec
         trace(w, "    %llu fails read %llu", (ull)m->id, (ull)e->context);
         w->reads_failed++;
         break;
-    case RAFT_FX_FATAL: fail_msg("FATAL on %llu: %s", (ull)m->id, e->text); break;
+    case RAFT_FX_FATAL:
+        fail_msg("FATAL on %llu: %s", (ull)m->id, e->text);
+        break;
     case RAFT_FX_SAVE_VOTE:
     case RAFT_FX_CUT:
     case RAFT_FX_ACCEPT:
-    case RAFT_FX_COMMIT: carry_out_log(w, m, e, in_hand); break;
+    case RAFT_FX_COMMIT:
+        carry_out_log(w, m, e, in_hand);
+        break;
     }
 }
 
@@ -310,8 +327,12 @@ void hand_over(struct world *w, uint64_t leader, uint64_t to) {
 
 static void do_op(struct member *m, const struct op *op) {
     switch (op->type) {
-    case OP_WRITE: log_push(&m->disk, &op->block); break;
-    case OP_CUT: log_cut(&m->disk, op->seq); break;
+    case OP_WRITE:
+        log_push(&m->disk, &op->block);
+        break;
+    case OP_CUT:
+        log_cut(&m->disk, op->seq);
+        break;
     case OP_VOTE:
         m->disk_term = op->term;
         m->disk_vote = op->vote;
@@ -637,7 +658,8 @@ static void write_golden(const char *path, const struct world *w) {
 /* Line and text of the first difference, for the person who has to judge it. */
 static void compare_golden(const char *path, const struct world *w) {
     FILE *f = fopen(path, "r");
-    if (!f) fail_msg("no golden trace %s: look at the new one, made with RAFT_GOLDEN_UPDATE=1", path);
+    if (!f)
+        fail_msg("no golden trace %s: look at the new one, made with RAFT_GOLDEN_UPDATE=1", path);
     const char *p = w->trace_text;
     char expected[512];
     for (unsigned line = 1; fgets(expected, sizeof expected, f); line++) {

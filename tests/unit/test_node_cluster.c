@@ -1,5 +1,5 @@
-/* Whole clusters in virtual time: founding, appends at every level, catch-up, reads, checkpoints and
- * truncation, sessions. */
+/* Whole clusters in virtual time: founding, appends at every level, catch-up, reads, checkpoints
+ * and truncation, sessions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,7 +180,8 @@ static void truncation_waits_for_every_replica(void **state) {
     (void)state;
     uint64_t leader;
     struct world *w = founded(3, 9, &leader);
-    for (int i = 0; i < 50; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    for (int i = 0; i < 50; i++)
+        world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
     world_run(w, 500);
     uint64_t away = other(w, leader, 0);
     world_crash(w, away);
@@ -201,12 +202,14 @@ static void truncation_waits_for_every_replica(void **state) {
     leader = world_leader(w, 10000);
     world_start(w, away);
     world_run(w, 8000);
-    for (uint64_t id = 1; id <= 3; id++) assert_int_equal(world_snapshot(w, id).first_seq, upto + 1);
+    for (uint64_t id = 1; id <= 3; id++)
+        assert_int_equal(world_snapshot(w, id).first_seq, upto + 1);
     assert_true(world_settle(w, 5000));
     t = world_ask(w, leader, NODE_EV_TRUNCATE, upto + 1000, false);
     assert_int_equal(world_wait(w, t, 3000), REPLOG_OUT_OF_RANGE);
     /* And once more with everybody there: done before it is answered. */
-    for (int i = 0; i < 5; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    for (int i = 0; i < 5; i++)
+        world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
     world_run(w, 500);
     upto = world_snapshot(w, leader).commit_seq;
     t = world_ask(w, leader, NODE_EV_TRUNCATE, upto, false);
@@ -220,7 +223,8 @@ static void a_checkpoint_names_what_all_stores_hold(void **state) {
     (void)state;
     uint64_t leader;
     struct world *w = founded(3, 12, &leader);
-    for (int i = 0; i < 20; i++) world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    for (int i = 0; i < 20; i++)
+        world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
     world_run(w, 300);
     uint64_t commit = world_snapshot(w, leader).commit_seq;
     uint64_t t = world_ask(w, leader, NODE_EV_CHECKPOINT, 0, false);

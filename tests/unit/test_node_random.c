@@ -42,8 +42,8 @@ static void look(const replog_record *r, void *user) {
     f->seq[number] = r->seq;
 }
 
-/* The client: finds a leader, opens a session, keeps a window of appends in flight, and begins again
- * from the lowest unanswered number whenever something fails. */
+/* The client: finds a leader, opens a session, keeps a window of appends in flight, and begins
+ * again from the lowest unanswered number whenever something fails. */
 static void client_step(struct world *w, struct client *c) {
     bool restart = c->leader == 0 || !w->nodes[c->leader].running;
     for (uint64_t i = c->acked_below; !restart && i < c->next; i++) {
@@ -68,7 +68,8 @@ static void client_step(struct world *w, struct client *c) {
         if (!c->leader) return;
     }
     if (!c->session) {
-        if (!c->session_token) c->session_token = world_ask(w, c->leader, NODE_EV_OPEN_SESSION, 0, false);
+        if (!c->session_token)
+            c->session_token = world_ask(w, c->leader, NODE_EV_OPEN_SESSION, 0, false);
         struct world_request *r = world_request(w, c->session_token);
         if (r->done && r->status == REPLOG_OK) c->session = r->reply.first_seq;
         if ((r->done && r->status != REPLOG_OK) || restart) c->session_token = 0;
@@ -92,9 +93,14 @@ static void fault(struct world *w) {
         if (x->running) world_crash(w, id);
         break;
     case 2:
-    case 3: world_start_all(w); break;
-    case 4: world_isolate(w, id, rng_between(&w->rng, 0, 1)); break;
-    default: x->disk_delay_ms = rng_between(&w->rng, 0, 1) ? rng_between(&w->rng, 0, 300) : 0;
+    case 3:
+        world_start_all(w);
+        break;
+    case 4:
+        world_isolate(w, id, rng_between(&w->rng, 0, 1));
+        break;
+    default:
+        x->disk_delay_ms = rng_between(&w->rng, 0, 1) ? rng_between(&w->rng, 0, 300) : 0;
     }
 }
 

@@ -1,4 +1,5 @@
-/* Sessions: which appends are admitted, repeated or refused, what a cut undoes, what the store keeps. */
+/* Sessions: which appends are admitted, repeated or refused, what a cut undoes, what the store
+ * keeps. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,8 +14,12 @@ static void open_session(struct session_table *t, uint64_t seq) {
 
 static void append(struct session_table *t, uint64_t session, uint64_t number, uint64_t first,
                    uint32_t count, uint64_t acked_below) {
-    struct block_header h = {.first_seq = first, .n_records = count, .term = 3, .session = session,
-                             .session_seq = number, .acked_below = acked_below};
+    struct block_header h = {.first_seq = first,
+                             .n_records = count,
+                             .term = 3,
+                             .session = session,
+                             .session_seq = number,
+                             .acked_below = acked_below};
     assert_int_equal(session_append(t, &h, false), REPLOG_OK);
 }
 
