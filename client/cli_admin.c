@@ -20,11 +20,11 @@ const char help_truncate[] =
     "\n"
     "      --json  {\"requested\",\"first_seq\",\"held_by\":[{\"id\",\"checkpoint_seq\"}]}\n";
 
-const char help_status[] =
-    "usage: replog status\n"
-    "\n"
-    "Shows the leader, the log, every member and what holds truncation. Exit status 0 even when no\n"
-    "leader is known (leader 0).\n";
+const char help_status[] = "usage: replog status\n"
+                           "\n"
+                           "Shows the leader, the log, every member and what holds truncation. "
+                           "Exit status 0 even when no\n"
+                           "leader is known (leader 0).\n";
 
 static int no_arguments(struct cli *cli, int argc, char **argv) {
     static const struct option own[] = {{0}};
@@ -64,7 +64,8 @@ int cmd_truncate(struct cli *cli, int argc, char **argv) {
     if (outcome) return cli_failed(outcome, err.text);
     struct buffer b = {0};
     if (cli->json) {
-        buffer_printf(&b, "{\"requested\":%" PRIu64 ",\"first_seq\":%" PRIu64, r.requested, r.first_seq);
+        buffer_printf(&b, "{\"requested\":%" PRIu64 ",\"first_seq\":%" PRIu64, r.requested,
+                      r.first_seq);
         json_member(&b, "held_by");
         cli_json_holders(&b, r.held_by, r.n_held_by);
         buffer_u8(&b, '}');
@@ -81,7 +82,8 @@ int cmd_truncate(struct cli *cli, int argc, char **argv) {
     return CLI_DONE;
 }
 
-/* ---- Status ------------------------------------------------------------------------------------- */
+/* ---- Status -------------------------------------------------------------------------------------
+ */
 
 static void text_member(struct buffer *b, const char *name, const char *text) {
     size_t n = strlen(text);
@@ -141,7 +143,9 @@ static void status_text(struct buffer *b, const replog_cluster_status *s) {
     } else {
         buffer_printf(b, "no leader known, ");
     }
-    buffer_printf(b, "term %" PRIu64 "; log from seq %" PRIu64 " to %" PRIu64 ", committed up to %" PRIu64 "\n",
+    buffer_printf(b,
+                  "term %" PRIu64 "; log from seq %" PRIu64 " to %" PRIu64
+                  ", committed up to %" PRIu64 "\n",
                   s->term, s->first_seq, s->last_seq, s->commit_seq);
     buffer_printf(b, "%4s %-21s %-8s %-11s %12s %12s %12s %12s %12s  %s\n", "id", "address", "role",
                   "state", "durable", "committed", "applied", "checkpoint", "lag bytes", "chain");
@@ -153,8 +157,8 @@ static void status_text(struct buffer *b, const replog_cluster_status *s) {
                       m->id, m->address, m->role, m->state, m->match_seq, m->commit_seq,
                       m->applied_seq, m->checkpoint_seq, m->lag_bytes, m->chain, m->chain_seq);
     }
-    buffer_printf(b, "truncation: all members hold up to %" PRIu64 ", asked for %" PRIu64, s->safe_seq,
-                  s->drop_upto);
+    buffer_printf(b, "truncation: all members hold up to %" PRIu64 ", asked for %" PRIu64,
+                  s->safe_seq, s->drop_upto);
     for (uint32_t i = 0; i < s->n_held_by; i++) {
         buffer_printf(b, "%s member %" PRIu64 " (checkpoint %" PRIu64 ")", i ? "," : "; held by",
                       s->held_by[i].id, s->held_by[i].checkpoint_seq);

@@ -17,14 +17,18 @@ const char help_append[] =
     "entry: replicated and read, not stored.\n"
     "\n"
     "      --delete KEY  append a DELETE\n"
-    "      --file FILE   each line is KEY<TAB>VALUE; a line without a tab is a plain entry. '-' is\n"
+    "      --file FILE   each line is KEY<TAB>VALUE; a line without a tab is a plain entry. '-' "
+    "is\n"
     "                    standard input. Stops at the first failure, naming the line\n"
-    "      --batch N     every N lines are one atomic batch, sealed by a COMMIT record; the last may\n"
+    "      --batch N     every N lines are one atomic batch, sealed by a COMMIT record; the last "
+    "may\n"
     "                    be short. 1 (the default): single records without COMMIT\n"
-    "      --ack LEVEL   leader: durable on the leader, may be lost with it; quorum (the default):\n"
+    "      --ack LEVEL   leader: durable on the leader, may be lost with it; quorum (the "
+    "default):\n"
     "                    on a majority, and committed; all: on every member\n"
     "      --timeout MS  for each append and its retries\n"
-    "      --json        {\"first_seq\",\"last_seq\",\"term\",\"durable_on\":[ids]}, one per batch\n"
+    "      --json        {\"first_seq\",\"last_seq\",\"term\",\"durable_on\":[ids]}, one per "
+    "batch\n"
     "\n"
     "A command that was killed and is run again is a new session: nothing ties it to the first.\n";
 
@@ -38,8 +42,8 @@ struct append_cmd {
 static void print_result(struct buffer *b, const replog_append_result *r, bool json) {
     buffer_clear(b);
     if (json) {
-        buffer_printf(b, "{\"first_seq\":%" PRIu64 ",\"last_seq\":%" PRIu64 ",\"term\":%" PRIu64, r->first_seq,
-                      r->last_seq, r->term);
+        buffer_printf(b, "{\"first_seq\":%" PRIu64 ",\"last_seq\":%" PRIu64 ",\"term\":%" PRIu64,
+                      r->first_seq, r->last_seq, r->term);
         json_member(b, "durable_on");
         cli_json_ids(b, r->durable_on, r->n_durable_on);
         buffer_u8(b, '}');
@@ -76,7 +80,8 @@ static int append_one(struct append_cmd *cmd, const char *key, const char *value
     return status;
 }
 
-/* ---- A file ------------------------------------------------------------------------------------- */
+/* ---- A file -------------------------------------------------------------------------------------
+ */
 
 /* Shared by the reading thread and the callbacks. */
 struct transfer {
@@ -209,7 +214,8 @@ static int append_file(struct append_cmd *cmd) {
         }
     }
     if (!cmd->cli->json && t.batches) {
-        printf("appended %" PRIu64 " records in %" PRIu64 " appends, seq %" PRIu64 " to %" PRIu64 "\n",
+        printf("appended %" PRIu64 " records in %" PRIu64 " appends, seq %" PRIu64 " to %" PRIu64
+               "\n",
                t.records, t.batches, t.first_seq, t.last_seq);
     }
     if (in != stdin) fclose(in);

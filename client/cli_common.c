@@ -17,8 +17,9 @@ bool cli_number(const char *name, const char *text, uint64_t low, uint64_t high,
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end || errno || v < low || v > high) {
-        fprintf(stderr, "replog: %s takes a whole number from %" PRIu64 " to %" PRIu64 ", not '%s'\n",
-                name, low, high, text);
+        fprintf(stderr,
+                "replog: %s takes a whole number from %" PRIu64 " to %" PRIu64 ", not '%s'\n", name,
+                low, high, text);
         return false;
     }
     *value = v;
@@ -185,7 +186,8 @@ void cli_entry(struct buffer *line, const replog_entry *e, bool json) {
     }
 }
 
-/* ---- Progress and signals ----------------------------------------------------------------------- */
+/* ---- Progress and signals -----------------------------------------------------------------------
+ */
 
 void progress_start(struct progress *p) {
     p->on = isatty(STDERR_FILENO) == 1;
@@ -220,7 +222,9 @@ static void on_signal(int number) {
     interrupted = 1;
 }
 
-bool cli_interrupted(void) { return interrupted != 0; }
+bool cli_interrupted(void) {
+    return interrupted != 0;
+}
 
 void cli_catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal};

@@ -15,7 +15,8 @@ const char help_read[] =
     "      --to SEQ    end there (default: what is committed when the command begins)\n"
     "      --follow    wait for more, until interrupted; with --to, until that record\n"
     "      --markers   COMMIT, CHECKPOINT, TERM, CONFIG and SESSION records too\n"
-    "      --node      from exactly the endpoint given (one), what it knows to be committed, without\n"
+    "      --node      from exactly the endpoint given (one), what it knows to be committed, "
+    "without\n"
     "                  asking the leader\n"
     "      --timeout MS  how long to wait for a node\n";
 
@@ -69,12 +70,10 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
 }
 
 int cmd_read(struct cli *cli, int argc, char **argv) {
-    static const struct option own[] = {{"from", required_argument, NULL, 'f'},
-                                        {"to", required_argument, NULL, 't'},
-                                        {"follow", no_argument, NULL, 'F'},
-                                        {"markers", no_argument, NULL, 'm'},
-                                        {"node", no_argument, NULL, 'n'},
-                                        {0}};
+    static const struct option own[] = {
+        {"from", required_argument, NULL, 'f'}, {"to", required_argument, NULL, 't'},
+        {"follow", no_argument, NULL, 'F'},     {"markers", no_argument, NULL, 'm'},
+        {"node", no_argument, NULL, 'n'},       {0}};
     replog_read_options o = {0};
     bool node = false;
     for (int option; (option = cli_option(cli, argc, argv, own)) != -1;) {

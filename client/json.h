@@ -1,5 +1,6 @@
-/* json.h: writing JSON into a buffer: what replog prints is flat objects of numbers and strings, and
- * a record's bytes are escaped at the speed of a read. Hides: escapes, UTF-8's rules, base64. */
+/* json.h: writing JSON into a buffer: what replog prints is flat objects of numbers and strings,
+ * and a record's bytes are escaped at the speed of a read. Hides: escapes, UTF-8's rules, base64.
+ */
 #ifndef CLIENT_JSON_H
 #define CLIENT_JSON_H
 

@@ -19,8 +19,8 @@ replog_status replog_get(replog_client *client, const void *key, size_t key_byte
                          uint32_t timeout_ms, void **value, size_t *value_bytes, uint64_t *seq,
                          replog_error *err) {
     if (key_bytes == 0 || key_bytes > REPLOG_MAX_KEY_BYTES) {
-        return error_set(err, REPLOG_INVALID_ARGUMENT, "a key of %zu bytes; from 1 to %u", key_bytes,
-                         REPLOG_MAX_KEY_BYTES);
+        return error_set(err, REPLOG_INVALID_ARGUMENT, "a key of %zu bytes; from 1 to %u",
+                         key_bytes, REPLOG_MAX_KEY_BYTES);
     }
     Replog__V1__GetRequest request = REPLOG__V1__GET_REQUEST__INIT;
     request.key = (ProtobufCBinaryData){.len = key_bytes, .data = (uint8_t *)(uintptr_t)key};
@@ -49,8 +49,8 @@ replog_status replog_checkpoint(replog_client *client, uint32_t timeout_ms, uint
     Replog__V1__CheckpointRequest request = REPLOG__V1__CHECKPOINT_REQUEST__INIT;
     ProtobufCMessage *m = NULL;
     replog_status status =
-        client_unary(client, "Checkpoint", &request.base,
-                     &replog__v1__checkpoint_reply__descriptor, timeout_ms, false, &m, err);
+        client_unary(client, "Checkpoint", &request.base, &replog__v1__checkpoint_reply__descriptor,
+                     timeout_ms, false, &m, err);
     if (status) return status;
     const Replog__V1__CheckpointReply *reply = (const Replog__V1__CheckpointReply *)m;
     if (seq) *seq = reply->seq;

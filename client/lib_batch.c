@@ -13,7 +13,9 @@ struct replog_batch {
 
 enum { RECORD_OVERHEAD_BYTES = 8 }; /* what the limit counts for each record */
 
-replog_batch *replog_batch_new(void) { return calloc(1, sizeof(replog_batch)); }
+replog_batch *replog_batch_new(void) {
+    return calloc(1, sizeof(replog_batch));
+}
 
 void replog_batch_free(replog_batch *batch) {
     if (!batch) return;
@@ -28,8 +30,12 @@ void replog_batch_clear(replog_batch *batch) {
     batch->payload_bytes = 0;
 }
 
-size_t replog_batch_count(const replog_batch *batch) { return batch->count; }
-size_t replog_batch_bytes(const replog_batch *batch) { return batch->payload_bytes; }
+size_t replog_batch_count(const replog_batch *batch) {
+    return batch->count;
+}
+size_t replog_batch_bytes(const replog_batch *batch) {
+    return batch->payload_bytes;
+}
 
 static size_t varint_bytes(uint64_t v) {
     size_t n = 1;

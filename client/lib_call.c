@@ -12,7 +12,9 @@ static void unref_locked(struct client_call *call) {
     free(call);
 }
 
-void client_call_release_locked(struct client_call *call) { unref_locked(call); }
+void client_call_release_locked(struct client_call *call) {
+    unref_locked(call);
+}
 
 static void on_message(struct rpc_call *rpc, const uint8_t *bytes, size_t size_bytes) {
     struct client_call *call = rpc_call_user(rpc);
@@ -75,8 +77,7 @@ struct client_call *client_call_start(replog_client *c, struct client_lane *lane
     pthread_mutex_unlock(&c->mu);
     char path[96];
     snprintf(path, sizeof path, "/replog.v1.Log/%s", method);
-    struct rpc_call *rpc =
-        channel ? rpc_start(channel, path, timeout_ms, &handlers, call) : NULL;
+    struct rpc_call *rpc = channel ? rpc_start(channel, path, timeout_ms, &handlers, call) : NULL;
     if (!rpc) {
         free(call);
         return NULL;
@@ -169,9 +170,8 @@ replog_status client_unary(replog_client *c, const char *method, const ProtobufC
         wait_closed_locked(c, call);
         bool again = retry_at_locked(c, call, anywhere, &backoff, &hops, &at);
         if (!again) {
-            status = call->status
-                         ? error_set(err, call->status, "%s", call->text)
-                         : unpack_reply(call, reply_type, reply, err);
+            status = call->status ? error_set(err, call->status, "%s", call->text)
+                                  : unpack_reply(call, reply_type, reply, err);
         }
         client_call_release_locked(call);
         if (!again) break;

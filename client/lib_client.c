@@ -119,7 +119,8 @@ void replog_client_close(replog_client *c) {
     destroy(c);
 }
 
-/* ---- Appending -------------------------------------------------------------------------------- */
+/* ---- Appending --------------------------------------------------------------------------------
+ */
 
 static replog_status check_append(const replog_batch *batch, const replog_append_options *o,
                                   replog_error *err) {
@@ -151,8 +152,8 @@ static replog_status wait_room_locked(replog_client *c, size_t size_bytes, uint6
     while (!c->stopping && !has_room(c, size_bytes)) {
         if (in_callback || !in_time) {
             return error_set(err, REPLOG_RESOURCE_EXHAUSTED,
-                             "the window is full: %u appends, %llu bytes in flight%s%s", c->in_flight,
-                             (unsigned long long)c->in_flight_bytes,
+                             "the window is full: %u appends, %llu bytes in flight%s%s",
+                             c->in_flight, (unsigned long long)c->in_flight_bytes,
                              c->last_failure[0] ? "; last failure: " : "", c->last_failure);
         }
         c->room_waiters++;

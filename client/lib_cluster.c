@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -25,7 +26,9 @@ bool client_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mu, uint64_t deadli
     return pthread_cond_timedwait(cond, mu, &at) != ETIMEDOUT;
 }
 
-uint64_t client_now_ms(void) { return clock_mono_ms(); }
+uint64_t client_now_ms(void) {
+    return clock_mono_ms();
+}
 
 bool client_address_valid(const char *address) {
     size_t length = strlen(address);

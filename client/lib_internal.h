@@ -35,14 +35,14 @@ enum {
     CLIENT_TIMEOUT_MS = 10000,
     CLIENT_WINDOW = 256,
     CLIENT_WINDOW_BYTES = 16 * 1024 * 1024,
-    CLIENT_KEEPALIVE_MS = 1000,   /* a stopped node is noticed after twice this */
+    CLIENT_KEEPALIVE_MS = 1000, /* a stopped node is noticed after twice this */
     CLIENT_CONNECT_MS = 1000,
-    CLIENT_AVOID_MS = 1000,       /* an endpoint that could not be reached is tried last so long */
+    CLIENT_AVOID_MS = 1000, /* an endpoint that could not be reached is tried last so long */
     CLIENT_BACKOFF_MIN_MS = 20,
     CLIENT_BACKOFF_MAX_MS = 500,
-    CLIENT_MAX_HOPS = 3,          /* redirections followed at once, without an answer between */
-    CLIENT_MAX_RESETS = 3,        /* sessions in a row that the cluster forgot */
-    CLIENT_OPEN_MS = 5000,        /* one attempt at OpenSession or leader discovery */
+    CLIENT_MAX_HOPS = 3,   /* redirections followed at once, without an answer between */
+    CLIENT_MAX_RESETS = 3, /* sessions in a row that the cluster forgot */
+    CLIENT_OPEN_MS = 5000, /* one attempt at OpenSession or leader discovery */
     CLIENT_REPLY_BUDGET = 16 * 1024 * 1024 /* memory of one unpacked reply */
 };
 
@@ -145,9 +145,9 @@ struct replog_client {
     char last_failure[480]; /* for the sentence of a DEADLINE_EXCEEDED */
 
     struct client_lane lanes[2];
-    uint32_t capacity;     /* slots of each ring */
-    uint32_t in_flight;    /* places of the window that are taken */
-    uint32_t unanswered;   /* appends whose callback has not returned */
+    uint32_t capacity;   /* slots of each ring */
+    uint32_t in_flight;  /* places of the window that are taken */
+    uint32_t unanswered; /* appends whose callback has not returned */
     uint64_t in_flight_bytes;
     uint64_t next_expiry_ms; /* no deadline passes before */
     struct buffer header;    /* of the AppendRequest being sent */
@@ -188,14 +188,17 @@ struct blob *client_batch_encode(const replog_batch *batch);
 static inline struct client_append *client_slot(const struct client_lane *lane, uint64_t position) {
     return &lane->ring[position & (lane->client->capacity - 1)];
 }
-static inline bool client_settled(const struct client_append *a) { return a->done || a->dropped; }
+static inline bool client_settled(const struct client_append *a) {
+    return a->done || a->dropped;
+}
 
 /* lib_lane.c: what happens to appends whatever sends them. */
 struct client_append *client_lane_push_locked(struct client_lane *lane);
 /* Ends one append with a failure; its callback comes from the worker. */
 void client_append_fail(struct client_append *a, replog_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Delivers what threads in replog_append wait for and no callback stands before. From any thread. */
+/* Delivers what threads in replog_append wait for and no callback stands before. From any thread.
+ */
 void client_lane_pop_waits_locked(struct client_lane *lane);
 /* Delivers what is answered and what is overdue, with the lock released around callbacks.
  * True: a callback ran, so look again. */
@@ -210,7 +213,8 @@ void client_pump_locked(struct client_lane *lane);
  * wants the next one; UINT64_MAX: when something happens. */
 uint64_t client_lane_step_locked(struct client_lane *lane, uint64_t now_ms);
 /* From rpc's thread. */
-void client_stream_message_locked(struct client_call *call, const uint8_t *bytes, size_t size_bytes);
+void client_stream_message_locked(struct client_call *call, const uint8_t *bytes,
+                                  size_t size_bytes);
 
 void client_wake_locked(replog_client *c);
 void client_cond_init(pthread_cond_t *cond);

@@ -1,6 +1,6 @@
 /* A reader: one Read stream at a time, on any node, and a bounded queue of the chunks that it
- * brought. Records are handed out from where they lie in a chunk. When a stream breaks, another goes
- * on, elsewhere, behind the last record. The client's lock guards what rpc's threads touch. */
+ * brought. Records are handed out from where they lie in a chunk. When a stream breaks, another
+ * goes on, elsewhere, behind the last record. The client's lock guards what rpc's threads touch. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +56,8 @@ struct replog_reader {
     replog_error end;
 };
 
-/* ---- rpc's threads ------------------------------------------------------------------------------ */
+/* ---- rpc's threads ------------------------------------------------------------------------------
+ */
 
 static void unref_locked(struct read_call *call) {
     if (--call->refs) return;
@@ -112,7 +113,8 @@ static void on_closed(struct rpc_call *rpc, replog_status status, const char *te
 
 static const struct rpc_handlers handlers = {.message = on_message, .closed = on_closed};
 
-/* ---- The stream ---------------------------------------------------------------------------------- */
+/* ---- The stream
+ * ---------------------------------------------------------------------------------- */
 
 static void give_up_locked(replog_reader *r) {
     struct read_call *call = r->call;
@@ -211,7 +213,8 @@ static void ended_locked(replog_reader *r) {
     give_up_locked(r);
 }
 
-/* ---- Chunks and records ------------------------------------------------------------------------- */
+/* ---- Chunks and records -------------------------------------------------------------------------
+ */
 
 static void drop_current(replog_reader *r) {
     free(r->current);
@@ -341,7 +344,8 @@ static bool next_in_chunk(replog_reader *r, replog_entry *entry) {
     return false;
 }
 
-/* ---- The reader ---------------------------------------------------------------------------------- */
+/* ---- The reader
+ * ---------------------------------------------------------------------------------- */
 
 replog_status replog_reader_open(replog_client *client, const replog_read_options *options,
                                  replog_reader **reader, replog_error *err) {
@@ -384,8 +388,8 @@ static replog_status overdue_locked(replog_reader *r, uint32_t limit_ms, replog_
     if (r->call && rpc_channel_connected(c->endpoints[r->call->endpoint].channel)) {
         return error_set(err, REPLOG_DEADLINE_EXCEEDED, "nothing to read within %u ms", limit_ms);
     }
-    return error_set(err, REPLOG_UNAVAILABLE, "no node could be read from within %u ms%s%s", limit_ms,
-                     c->last_failure[0] ? "; last failure: " : "", c->last_failure);
+    return error_set(err, REPLOG_UNAVAILABLE, "no node could be read from within %u ms%s%s",
+                     limit_ms, c->last_failure[0] ? "; last failure: " : "", c->last_failure);
 }
 
 /* Waits for a chunk. OK with one in hand, or with `ended` set. */

@@ -12,7 +12,8 @@
 
 #include "client/lib_internal.h"
 
-/* ---- Answers ---------------------------------------------------------------------------------- */
+/* ---- Answers ----------------------------------------------------------------------------------
+ */
 
 static void packed_ids(struct slice bytes, replog_append_result *r) {
     uint64_t value = 0;
@@ -105,7 +106,8 @@ void client_stream_message_locked(struct client_call *call, const uint8_t *bytes
     }
 }
 
-/* ---- Sending ---------------------------------------------------------------------------------- */
+/* ---- Sending ----------------------------------------------------------------------------------
+ */
 
 static struct rpc_piece encode_header_locked(struct client_lane *lane,
                                              const struct client_append *a) {
@@ -133,10 +135,9 @@ static bool held_back_locked(const struct client_lane *lane, const struct client
 /* Queues one append on the call. False: out of memory, try later. */
 static bool send_locked(struct client_lane *lane, struct client_append *a) {
     if (a->numbered) a->sequence = lane->next_sequence;
-    struct rpc_piece pieces[2] = {encode_header_locked(lane, a),
-                                  {.data = a->records->data,
-                                   .size_bytes = a->records->size_bytes,
-                                   .owner = a->records}};
+    struct rpc_piece pieces[2] = {
+        encode_header_locked(lane, a),
+        {.data = a->records->data, .size_bytes = a->records->size_bytes, .owner = a->records}};
     if (lane->client->header.failed) return false;
     replog_status status = rpc_send(lane->call->rpc, pieces, 2);
     if (status == REPLOG_CANCELLED) return false; /* `closed` is on its way */
@@ -160,7 +161,8 @@ void client_pump_locked(struct client_lane *lane) {
     }
 }
 
-/* ---- The end of a call -------------------------------------------------------------------------- */
+/* ---- The end of a call --------------------------------------------------------------------------
+ */
 
 static void retry_locked(struct client_lane *lane, bool at_once) {
     uint64_t now = client_now_ms();
@@ -241,9 +243,9 @@ static void refused_locked(struct client_lane *lane, const struct client_call *c
         break;
     case FULL:
         first->full = true;
-        snprintf(lane->client->last_failure, sizeof lane->client->last_failure, "%.200s: %s: %.200s",
-                 lane->client->endpoints[call->endpoint].address, replog_status_name(call->status),
-                 call->text);
+        snprintf(lane->client->last_failure, sizeof lane->client->last_failure,
+                 "%.200s: %s: %.200s", lane->client->endpoints[call->endpoint].address,
+                 replog_status_name(call->status), call->text);
         break;
     case SESSION_LOST:
         session_lost_locked(lane, first, call);
@@ -344,6 +346,7 @@ static void drop_call_locked(struct client_lane *lane) {
 
 static void end_locked(struct client_lane *lane) {
     struct client_call *call = lane->call;
+    fprintf(stderr,"%llu end lane %d kind %d status %d %s ep %d\n",(unsigned long long)client_now_ms(),lane->unary,call->kind,call->status,call->text,call->endpoint);
     switch (call->kind) {
     case CALL_OPEN:
         open_ended_locked(lane, call);
@@ -362,7 +365,8 @@ static void end_locked(struct client_lane *lane) {
     drop_call_locked(lane);
 }
 
-/* ---- Starting --------------------------------------------------------------------------------- */
+/* ---- Starting ---------------------------------------------------------------------------------
+ */
 
 static void start_locked(struct client_lane *lane, enum client_call_kind kind, uint64_t now_ms) {
     replog_client *c = lane->client;

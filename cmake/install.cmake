@@ -32,6 +32,8 @@ function(replog_pkg_config name description requires libs)
   set(PC_DESCRIPTION ${description})
   set(PC_REQUIRES ${requires})
   set(PC_LIBS ${libs})
+  # Relative to where the file lies, so that an installed tree can be moved.
+  file(RELATIVE_PATH PC_UP /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
   configure_file(${CMAKE_SOURCE_DIR}/cmake/replog.pc.in ${CMAKE_BINARY_DIR}/${name}.pc @ONLY)
   install(FILES ${CMAKE_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endfunction()

@@ -1,5 +1,5 @@
-/* Append and AppendStream: requests are decoded straight from the received bytes into a block, go to
- * the node thread at once, and are answered in the order in which they came. */
+/* Append and AppendStream: requests are decoded straight from the received bytes into a block, go
+ * to the node thread at once, and are answered in the order in which they came. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -7,10 +7,7 @@
 #include "base/log.h"
 #include "server/services.h"
 
-enum {
-    STREAM_MAX_INFLIGHT = 4096,
-    MAX_STREAMS = 1024
-};
+enum { STREAM_MAX_INFLIGHT = 4096, MAX_STREAMS = 1024 };
 
 /* Why a stream is held back; any of them suffices. */
 enum pause { PAUSE_GATE = 1, PAUSE_COUNT = 2, PAUSE_REPLIES = 4 };
@@ -75,8 +72,7 @@ static replog_status wrong_form(replog_error *err, const char *message, uint32_t
                      message);
 }
 
-static replog_status decode_record(struct slice bytes, struct block_builder *b,
-                                   replog_error *err) {
+static replog_status decode_record(struct slice bytes, struct block_builder *b, replog_error *err) {
     struct pb_reader r = {.data = bytes.data, .end = bytes.data + bytes.size_bytes};
     struct pb_field f;
     uint64_t op = REPLOG_OP_PUT;
@@ -103,9 +99,15 @@ static replog_status take_field(const struct pb_field *f, struct block_builder *
         return wrong_form(err, "append", f->number);
     }
     switch (f->number) {
-    case 1: out->session = f->value; break;
-    case 2: out->sequence = f->value; break;
-    case 3: out->acked_below = f->value; break;
+    case 1:
+        out->session = f->value;
+        break;
+    case 2:
+        out->sequence = f->value;
+        break;
+    case 3:
+        out->acked_below = f->value;
+        break;
     case 4:
         if (f->value > NODE_ACK_ALL) {
             return error_set(err, REPLOG_INVALID_ARGUMENT,
@@ -114,16 +116,19 @@ static replog_status take_field(const struct pb_field *f, struct block_builder *
         }
         out->ack = (enum node_ack)f->value;
         break;
-    case 5: *batch = f->value != 0; break;
-    case 6: return decode_record(f->bytes, b, err);
-    default: break; /* of a later version */
+    case 5:
+        *batch = f->value != 0;
+        break;
+    case 6:
+        return decode_record(f->bytes, b, err);
+    default:
+        break; /* of a later version */
     }
     return REPLOG_OK;
 }
 
-static replog_status decode_fields(const uint8_t *bytes, size_t size_bytes,
-                                   struct block_builder *b, struct node_append *out,
-                                   replog_error *err) {
+static replog_status decode_fields(const uint8_t *bytes, size_t size_bytes, struct block_builder *b,
+                                   struct node_append *out, replog_error *err) {
     struct pb_reader r = {.data = bytes, .end = bytes + size_bytes};
     struct pb_field f;
     bool batch = false;
@@ -147,8 +152,8 @@ static replog_status decode_fields(const uint8_t *bytes, size_t size_bytes,
 }
 
 /* Into a block that the caller unrefs. */
-static replog_status decode_append(const uint8_t *bytes, size_t size_bytes,
-                                   struct node_append *out, replog_error *err) {
+static replog_status decode_append(const uint8_t *bytes, size_t size_bytes, struct node_append *out,
+                                   replog_error *err) {
     struct block_builder builder;
     *out = (struct node_append){0};
     block_begin(&builder);
@@ -327,8 +332,7 @@ static void answer(struct append_stream *st, const struct append *a) {
     if (st->over) return;
     if (a->status != REPLOG_OK) {
         st->over = true;
-        server_refuse(st->s, st->call, a->status, a->text ? a->text : "memory is short",
-                      a->leader);
+        server_refuse(st->s, st->call, a->status, a->text ? a->text : "memory is short", a->leader);
     } else if (send_reply(st->call, a) == REPLOG_RESOURCE_EXHAUSTED) {
         set_pause(st, PAUSE_REPLIES);
     }

@@ -100,16 +100,35 @@ static void carry_out(struct loop *l, struct node_effect *fx) {
     case NODE_FX_SAVE_VOTE:
     case NODE_FX_CUT:
     case NODE_FX_FOUND:
-    case NODE_FX_TRUNCATE: wal_thread_push(s, fx); break;
-    case NODE_FX_SEND: peers_send(s, fx); break;
-    case NODE_FX_REFUSE: peers_refuse(s, fx->stream, fx->text); break;
-    case NODE_FX_WELCOME: peers_welcome(s, fx->stream, fx->peer); break;
-    case NODE_FX_FEED: reader_pool_feed(s, fx); break;
-    case NODE_FX_APPLY: apply_thread_apply(s, fx->seq); break;
-    case NODE_FX_FLUSH: apply_thread_flush(s); break;
-    case NODE_FX_REPLY: reply(fx); break;
-    case NODE_FX_PUBLISH: l->publish = true; break;
-    case NODE_FX_FATAL: server_fatal("%s", fx->text);
+    case NODE_FX_TRUNCATE:
+        wal_thread_push(s, fx);
+        break;
+    case NODE_FX_SEND:
+        peers_send(s, fx);
+        break;
+    case NODE_FX_REFUSE:
+        peers_refuse(s, fx->stream, fx->text);
+        break;
+    case NODE_FX_WELCOME:
+        peers_welcome(s, fx->stream, fx->peer);
+        break;
+    case NODE_FX_FEED:
+        reader_pool_feed(s, fx);
+        break;
+    case NODE_FX_APPLY:
+        apply_thread_apply(s, fx->seq);
+        break;
+    case NODE_FX_FLUSH:
+        apply_thread_flush(s);
+        break;
+    case NODE_FX_REPLY:
+        reply(fx);
+        break;
+    case NODE_FX_PUBLISH:
+        l->publish = true;
+        break;
+    case NODE_FX_FATAL:
+        server_fatal("%s", fx->text);
     }
 }
 
@@ -144,17 +163,11 @@ static void publish(struct loop *l, uint64_t now_ms) {
     bool was_serving = server_not_serving(&s->view) == NULL;
     s->view = fresh;
     (void)pthread_mutex_unlock(&s->view_lock);
-    uint64_t readable =
-        fresh.commit_seq < fresh.durable_seq ? fresh.commit_seq : fresh.durable_seq;
+    uint64_t readable = fresh.commit_seq < fresh.durable_seq ? fresh.commit_seq : fresh.durable_seq;
     bool grew = readable != atomic_load(&s->readable_seq);
     atomic_store(&s->readable_seq, readable);
     atomic_store(&s->first_seq, fresh.first_seq);
-    if (news) {
-        static const char *const roles[] = {"follower", "precandidate", "candidate", "leader"};
-        log_set_term(fresh.term);
-        log_info("role=%s leader=%" PRIu64 " commit_seq=%" PRIu64 " last_seq=%" PRIu64,
-                 roles[fresh.role], fresh.leader, fresh.commit_seq, fresh.last_seq);
-    }
+    if (news) log_set_term(fresh.term);
     bool serving = server_not_serving(&fresh) == NULL && !atomic_load(&s->draining);
     if (s->rpc && (serving != was_serving || news)) rpc_server_set_serving(s->rpc, serving);
     if (grew || news) reads_wake(s);

@@ -10,7 +10,16 @@
 
 #include "base/error.h"
 
-enum kind { KIND_NUMBER, KIND_SIZE, KIND_FLAG, KIND_SWITCH, KIND_TEXT, KIND_SYNC, KIND_LEVEL, KIND_CLUSTER };
+enum kind {
+    KIND_NUMBER,
+    KIND_SIZE,
+    KIND_FLAG,
+    KIND_SWITCH,
+    KIND_TEXT,
+    KIND_SYNC,
+    KIND_LEVEL,
+    KIND_CLUSTER
+};
 
 /* One thing that can be said. `offset` is its place in struct options. */
 struct spec {
@@ -21,12 +30,12 @@ struct spec {
     const char *argument, *help;
 };
 
-#define AT(field) offsetof(struct options, field)
+#define AT(field)   offsetof(struct options, field)
 #define TEXT(field) AT(field), sizeof(((struct options *)0)->field)
-#define KIB UINT64_C(1024)
-#define MIB (KIB * KIB)
-#define GIB (KIB * MIB)
-#define HOUR_MS UINT64_C(3600000)
+#define KIB         UINT64_C(1024)
+#define MIB         (KIB * KIB)
+#define GIB         (KIB * MIB)
+#define HOUR_MS     UINT64_C(3600000)
 
 static const struct spec specs[] = {
     {"id", KIND_NUMBER, AT(id), 0, 1, UINT64_MAX, "N", "this member's id in --cluster"},
@@ -233,8 +242,8 @@ static replog_status set_integer(const struct spec *spec, struct options *o, con
     } else {
         const char *rest;
         if (!parse_number(value, &v, &rest) || *rest) {
-            return error_set(err, REPLOG_INVALID_ARGUMENT, "%s: \"%s\" is not a number",
-                             spec->name, value);
+            return error_set(err, REPLOG_INVALID_ARGUMENT, "%s: \"%s\" is not a number", spec->name,
+                             value);
         }
     }
     if (v < spec->low || v > spec->high) {
@@ -250,7 +259,8 @@ static replog_status set_word(const struct spec *spec, struct options *o, const 
                               replog_error *err) {
     static const char *const syncs[] = {"sync", "batch", "none", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
-    static const char *const switches[] = {"off", "on", "false", "true", "no", "yes", "0", "1", NULL};
+    static const char *const switches[] = {"off", "on", "false", "true", "no",
+                                           "yes", "0",  "1",     NULL};
     int index;
     if (spec->kind == KIND_SYNC && parse_word(value, syncs, &index)) {
         o->sync = (replog_sync_mode)index;
@@ -336,8 +346,8 @@ static int take_line(void *user, const char *section, const char *name, const ch
     }
     const struct spec *spec = find_spec(name);
     if (!spec) {
-        r->status = error_set(r->err, REPLOG_INVALID_ARGUMENT, "%s:%d: unknown key \"%s\"",
-                              r->path, r->line, name);
+        r->status = error_set(r->err, REPLOG_INVALID_ARGUMENT, "%s:%d: unknown key \"%s\"", r->path,
+                              r->line, name);
         return 1;
     }
     int index = (int)(spec - specs);
@@ -351,8 +361,8 @@ static int take_line(void *user, const char *section, const char *name, const ch
     r->last = index;
     replog_error why;
     if (set_option(spec, r->options, value, &why) != REPLOG_OK) {
-        r->status = error_set(r->err, REPLOG_INVALID_ARGUMENT, "%s:%d: %s", r->path, r->line,
-                              why.text);
+        r->status =
+            error_set(r->err, REPLOG_INVALID_ARGUMENT, "%s:%d: %s", r->path, r->line, why.text);
     }
     return 1;
 }

@@ -39,9 +39,9 @@ struct options {
 };
 
 enum options_outcome {
-    OPTIONS_RUN,     /* go on with what was parsed */
-    OPTIONS_ASKED,   /* --help or --version: was printed on stdout; exit 0 */
-    OPTIONS_REFUSED  /* err says why; exit 2 */
+    OPTIONS_RUN,    /* go on with what was parsed */
+    OPTIONS_ASKED,  /* --help or --version: was printed on stdout; exit 0 */
+    OPTIONS_REFUSED /* err says why; exit 2 */
 };
 
 /* Reads flags and file, fills in defaults, checks that it all fits together. */

@@ -54,20 +54,31 @@ static bool decode_hello(struct slice bytes, struct peer_hello *h) {
         uint32_t wire = f.number == 3 || f.number == 4 || f.number == 6 ? 1 : 0;
         if (f.number >= 1 && f.number <= 7 && f.wire_type != wire) return false;
         switch (f.number) {
-        case 1: h->from = f.value; break;
-        case 2: h->to = f.value; break;
-        case 3: h->incarnation = f.value; break;
-        case 4: h->cluster_id = f.value; break;
+        case 1:
+            h->from = f.value;
+            break;
+        case 2:
+            h->to = f.value;
+            break;
+        case 3:
+            h->incarnation = f.value;
+            break;
+        case 4:
+            h->cluster_id = f.value;
+            break;
         case 5:
             if (f.value > UINT32_MAX) return false;
             h->founding = (uint32_t)f.value;
             break;
-        case 6: h->map_id = f.value; break;
+        case 6:
+            h->map_id = f.value;
+            break;
         case 7:
             if (f.value > UINT32_MAX) return false;
             h->version = (uint32_t)f.value;
             break;
-        default: break; /* of a later version */
+        default:
+            break; /* of a later version */
         }
     }
     return !r.failed;
@@ -87,23 +98,56 @@ static bool take_field(const struct pb_field *f, struct peer_msg *msg, struct de
     case 1:
         d->has_hello = true;
         return decode_hello(f->bytes, &msg->hello);
-    case 2: d->type = f->value; break;
-    case 3: r->term = f->value; break;
-    case 4: r->seq = f->value; break;
-    case 5: r->seq_term = f->value; break;
-    case 6: r->commit_seq = f->value; break;
-    case 7: r->round = f->value; break;
-    case 8: r->ok = f->value != 0; break;
-    case 9: r->transfer = f->value != 0; break;
-    case 10: msg->safe_seq = f->value; break;
-    case 11: msg->drop_upto = f->value; break;
-    case 12: msg->flush_seq = f->value; break;
-    case 13: msg->checkpoint_seq = f->value; break;
-    case 14: msg->applied_seq = f->value; break;
-    case 15: msg->incarnation = f->value; break;
-    case 16: msg->context = f->value; break;
-    case 20: d->blocks = f->bytes; break;
-    default: break; /* of a later version */
+    case 2:
+        d->type = f->value;
+        break;
+    case 3:
+        r->term = f->value;
+        break;
+    case 4:
+        r->seq = f->value;
+        break;
+    case 5:
+        r->seq_term = f->value;
+        break;
+    case 6:
+        r->commit_seq = f->value;
+        break;
+    case 7:
+        r->round = f->value;
+        break;
+    case 8:
+        r->ok = f->value != 0;
+        break;
+    case 9:
+        r->transfer = f->value != 0;
+        break;
+    case 10:
+        msg->safe_seq = f->value;
+        break;
+    case 11:
+        msg->drop_upto = f->value;
+        break;
+    case 12:
+        msg->flush_seq = f->value;
+        break;
+    case 13:
+        msg->checkpoint_seq = f->value;
+        break;
+    case 14:
+        msg->applied_seq = f->value;
+        break;
+    case 15:
+        msg->incarnation = f->value;
+        break;
+    case 16:
+        msg->context = f->value;
+        break;
+    case 20:
+        d->blocks = f->bytes;
+        break;
+    default:
+        break; /* of a later version */
     }
     return true;
 }
@@ -139,10 +183,11 @@ replog_status peer_decode(const uint8_t *bytes, size_t size_bytes, uint64_t self
     }
     if (r.failed) return error_set(err, REPLOG_INVALID_ARGUMENT, "malformed peer message");
     if (!set_kind(&result, &d)) {
-        return error_set(err, REPLOG_INVALID_ARGUMENT,
-                         "a peer message of type %llu with %zu bytes of blocks is not known; is the "
-                         "other member of a later version?",
-                         (unsigned long long)d.type, d.blocks.size_bytes);
+        return error_set(
+            err, REPLOG_INVALID_ARGUMENT,
+            "a peer message of type %llu with %zu bytes of blocks is not known; is the "
+            "other member of a later version?",
+            (unsigned long long)d.type, d.blocks.size_bytes);
     }
     result.raft.to = self;
     if (d.blocks.size_bytes > 0) {

@@ -71,8 +71,8 @@ replog_status peers_start(struct server *s, replog_error *err) {
     for (uint32_t i = 0; i < s->options.cluster.n_members; i++) {
         const struct config_member *m = &s->options.cluster.members[i];
         if (m->id == s->options.id) continue;
-        struct rpc_channel_options options = {
-            .address = m->address, .send_queue_bytes = s->options.peer_window_bytes};
+        struct rpc_channel_options options = {.address = m->address,
+                                              .send_queue_bytes = s->options.peer_window_bytes};
         struct link *link = &p->links[p->n_links];
         replog_status st = rpc_channel_open(&options, &link->channel, err);
         if (st != REPLOG_OK) return st;
@@ -159,6 +159,8 @@ static bool admit_down(struct server *s, struct event *e) {
     struct link *link = find_link(s->peers, e->ev.peer);
     if (!link || !link->call || link->generation != e->ev.stream) return false;
     tell_down(link, (replog_status)e->ev.ticket, e->text);
+    /* only what the member itself said against this one is a refusal */
+    if (e->ev.ticket != REPLOG_FAILED_PRECONDITION) e->ev.text = NULL;
     e->ev.stream = e->ev.ticket = 0;
     rpc_call_unref(link->call);
     link->call = NULL;
@@ -184,8 +186,7 @@ void peers_send(struct server *s, struct node_effect *fx) {
         }
         replog_status st = p->head.failed ? REPLOG_INTERNAL : rpc_send(link->call, pieces, n);
         size_t bound = 2 * (size_t)s->options.peer_window_bytes + (4u << 20);
-        bool stuck =
-            st == REPLOG_RESOURCE_EXHAUSTED && rpc_queued_bytes(link->call) > bound;
+        bool stuck = st == REPLOG_RESOURCE_EXHAUSTED && rpc_queued_bytes(link->call) > bound;
         if (p->head.failed || stuck) {
             log_warn("peer=%" PRIu64 " takes nothing; starting its stream anew", link->id);
             p->head.failed = false;
@@ -249,9 +250,8 @@ static void exchange_message(struct rpc_call *call, const uint8_t *bytes, size_t
     struct server *s = in->s;
     struct event *e = event_new(NODE_EV_PEER_MESSAGE);
     replog_error err;
-    replog_status st =
-        e ? peer_decode(bytes, size_bytes, s->options.id, &e->msg, &err)
-          : error_set(&err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+    replog_status st = e ? peer_decode(bytes, size_bytes, s->options.id, &e->msg, &err)
+                         : error_set(&err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
     if (st == REPLOG_OK && !in->greeted && e->msg.kind != PEER_HELLO) {
         st = error_set(&err, REPLOG_INVALID_ARGUMENT, "the first message must be a hello");
     }
@@ -269,7 +269,9 @@ static void exchange_message(struct rpc_call *call, const uint8_t *bytes, size_t
     if (queue_put(&s->events, &e->link) > s->events.limit_bytes) hold_back(s->peers, in);
 }
 
-static void exchange_end(struct rpc_call *call) { rpc_finish(call, REPLOG_OK, NULL); }
+static void exchange_end(struct rpc_call *call) {
+    rpc_finish(call, REPLOG_OK, NULL);
+}
 
 static void exchange_closed(struct rpc_call *call, replog_status status, const char *text) {
     (void)status;

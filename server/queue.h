@@ -25,10 +25,11 @@ struct queue {
 void queue_init(struct queue *q, size_t limit_bytes);
 void queue_destroy(struct queue *q); /* empty, and nobody waits */
 
-/* Always admitted, whatever the bound: what must not be lost. Returns the bytes in the queue now, so
- * that a source that can be held back is. */
+/* Always admitted, whatever the bound: what must not be lost. Returns the bytes in the queue now,
+ * so that a source that can be held back is. */
 size_t queue_put(struct queue *q, struct queue_item *item);
-/* False, and nothing queued, when the bound would be passed (one item fits an empty queue always). */
+/* False, and nothing queued, when the bound would be passed (one item fits an empty queue always).
+ */
 bool queue_offer(struct queue *q, struct queue_item *item);
 /* All that is queued, in order, as a list that belongs to the caller. Waits up to timeout_ms
  * (UINT64_MAX: for ever) while there is nothing; NULL: nothing came, or queue_wake was called. */

@@ -6,23 +6,34 @@
 #include "rpc/rpc.h"
 #include "wal/marker.h"
 
-replog_status read_decode_request(const uint8_t *bytes, size_t size_bytes,
-                                  struct read_request *ask, replog_error *err) {
+replog_status read_decode_request(const uint8_t *bytes, size_t size_bytes, struct read_request *ask,
+                                  replog_error *err) {
     struct pb_reader r = {.data = bytes, .end = bytes + size_bytes};
     struct pb_field f;
     *ask = (struct read_request){0};
     while (pb_next(&r, &f)) {
         if (f.number <= 5 && f.wire_type != 0) {
-            return error_set(err, REPLOG_INVALID_ARGUMENT, "field %u of the read has the wrong form",
-                             f.number);
+            return error_set(err, REPLOG_INVALID_ARGUMENT,
+                             "field %u of the read has the wrong form", f.number);
         }
         switch (f.number) {
-        case 1: ask->from_seq = f.value; break;
-        case 2: ask->to_seq = f.value; break;
-        case 3: ask->follow = f.value != 0; break;
-        case 4: ask->markers = f.value != 0; break;
-        case 5: ask->local = f.value != 0; break;
-        default: break; /* of a later version */
+        case 1:
+            ask->from_seq = f.value;
+            break;
+        case 2:
+            ask->to_seq = f.value;
+            break;
+        case 3:
+            ask->follow = f.value != 0;
+            break;
+        case 4:
+            ask->markers = f.value != 0;
+            break;
+        case 5:
+            ask->local = f.value != 0;
+            break;
+        default:
+            break; /* of a later version */
         }
     }
     if (r.failed) return error_set(err, REPLOG_INVALID_ARGUMENT, "the read is malformed");
@@ -40,8 +51,12 @@ static size_t varint_bytes(uint64_t v) {
     return n;
 }
 
-static size_t varint_field_bytes(uint64_t v) { return v ? 1 + varint_bytes(v) : 0; }
-static size_t bytes_field_bytes(size_t n) { return n ? 1 + varint_bytes(n) + n : 0; }
+static size_t varint_field_bytes(uint64_t v) {
+    return v ? 1 + varint_bytes(v) : 0;
+}
+static size_t bytes_field_bytes(size_t n) {
+    return n ? 1 + varint_bytes(n) + n : 0;
+}
 
 /* PUT, DELETE and COMMIT: the size is known before, so nothing is built twice. */
 static void encode_plain(struct buffer *out, const replog_record *r) {

@@ -13,8 +13,8 @@ struct read_request {
 };
 
 /* INVALID_ARGUMENT: malformed, or from above to. */
-replog_status read_decode_request(const uint8_t *bytes, size_t size_bytes,
-                                  struct read_request *ask, replog_error *err);
+replog_status read_decode_request(const uint8_t *bytes, size_t size_bytes, struct read_request *ask,
+                                  replog_error *err);
 
 /* Appends the block's records in [from_seq, to_seq], markers only if they were asked for, as
  * `records` of a ReadReply. How many they are. The block was checked. */

@@ -31,7 +31,7 @@ struct read {
     bool closed, indexed;
     replog_status index_status; /* the read index could not be had */
     uint64_t index_leader;
-    char index_text[200];
+    char index_text[240];
 
     /* of the pool's thread that runs it */
     struct wal_reader *reader;
@@ -103,7 +103,9 @@ void reads_idle(struct server *s) {
     (void)pthread_mutex_unlock(&all->lock);
 }
 
-void reads_drain(struct server *s) { wake_all(s); }
+void reads_drain(struct server *s) {
+    reads_idle(s);
+}
 
 static void read_release(struct read *r) {
     (void)pthread_mutex_lock(&r->lock);
@@ -155,7 +157,8 @@ static bool start(struct read *r, uint64_t readable) {
     r->next_seq = r->told_seq = r->ask.from_seq ? r->ask.from_seq : first_seq;
     r->to_seq = r->ask.to_seq ? r->ask.to_seq : UINT64_MAX;
     if (r->next_seq < first_seq) {
-        (void)out_of_range(r, "from_seq", r->next_seq, "below the first seq of the log,", first_seq);
+        (void)out_of_range(r, "from_seq", r->next_seq, "below the first seq of the log,",
+                           first_seq);
         return false;
     }
     if (r->ask.follow) return true;
@@ -178,8 +181,7 @@ static replog_status open_reader(struct read *r, replog_error *err) {
 }
 
 /* Gathers whole blocks into r->chunk. OK: something may be there; NOT_FOUND: nothing more now. */
-static replog_status gather(struct read *r, uint64_t readable, size_t *records,
-                            replog_error *err) {
+static replog_status gather(struct read *r, uint64_t readable, size_t *records, replog_error *err) {
     replog_status st = open_reader(r, err);
     while (st == REPLOG_OK && r->next_seq <= r->to_seq && r->chunk.size_bytes < CHUNK_BYTES) {
         struct block_header header;
@@ -253,7 +255,8 @@ static enum run_result send_more(struct read *r) {
             st = gather(r, readable, &records, &err);
         }
         bool caught_up = st == REPLOG_NOT_FOUND || r->next_seq > r->to_seq;
-        /* markers alone are told only when nothing follows them, so that a lost stream goes on behind */
+        /* markers alone are told only when nothing follows them, so that a lost stream goes on
+         * behind */
         bool tell = records > 0 || (caught_up && r->told_seq != r->next_seq);
         if (tell && !send_chunk(r, readable)) return RUN_PARK;
         if (r->next_seq > r->to_seq) return finish(r, REPLOG_OK, NULL);

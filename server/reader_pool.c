@@ -111,8 +111,7 @@ static replog_status feeder_next(struct feeder *f, uint64_t limit_seq, replog_er
     return error_set(err, REPLOG_OUT_OF_RANGE, "no block begins at seq %" PRIu64, f->next_seq);
 }
 
-static replog_status feed_open(struct feeder *f, struct wal *wal, uint64_t seq,
-                               replog_error *err) {
+static replog_status feed_open(struct feeder *f, struct wal *wal, uint64_t seq, replog_error *err) {
     if (f->reader && f->next_seq == seq) return REPLOG_OK;
     feeder_close(f);
     f->next_seq = seq;

@@ -1,5 +1,5 @@
-/* reader_pool.h: threads for what may wait for the disk and is not the log's writing: catching up of
- * followers, reads, gets, chain values, scrubbing. A task runs for a slice and is queued again.
+/* reader_pool.h: threads for what may wait for the disk and is not the log's writing: catching up
+ * of followers, reads, gets, chain values, scrubbing. A task runs for a slice and is queued again.
  * Hides: the threads, the readers kept open for followers that catch up. */
 #ifndef SERVER_READER_POOL_H
 #define SERVER_READER_POOL_H

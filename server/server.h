@@ -1,5 +1,5 @@
-/* server.h: replogd's one object and the ways between its threads. main.c and the threads' own files
- * include it; nothing outside server/ does.
+/* server.h: replogd's one object and the ways between its threads. main.c and the threads' own
+ * files include it; nothing outside server/ does.
  *
  *   rpc callbacks --events--> node thread --jobs--> wal thread, apply thread, reader pool, peers
  *                                  ^------events (done)-------------'

@@ -26,7 +26,9 @@ static struct timespec after_ms(clockid_t clock, uint64_t ms) {
     return t;
 }
 
-struct timespec deadline_after_ms(uint64_t ms) { return after_ms(CLOCK_MONOTONIC, ms); }
+struct timespec deadline_after_ms(uint64_t ms) {
+    return after_ms(CLOCK_MONOTONIC, ms);
+}
 
 replog_status thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg,
                            replog_error *err) {

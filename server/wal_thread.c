@@ -9,14 +9,14 @@
 #include "server/thread.h"
 
 enum {
-    GATHER_BYTES = 8 << 20,   /* of one write+sync */
+    GATHER_BYTES = 8 << 20, /* of one write+sync */
     GATHER_PIECES = 4096,
-    BATCH_BYTES = 1 << 20,    /* --sync batch: synced after so much */
-    BATCH_MS = 10,            /* or so long */
-    BACKGROUND_SYNC_MS = 1000,/* --sync none */
+    BATCH_BYTES = 1 << 20,     /* --sync batch: synced after so much */
+    BATCH_MS = 10,             /* or so long */
+    BACKGROUND_SYNC_MS = 1000, /* --sync none */
     IDLE_MARK_MS = 100,
     PREPARE_EVERY_MS = 50,
-    SPACE_EVERY_MS = 200      /* how often free space is looked at; and a full disk is tried again */
+    SPACE_EVERY_MS = 200 /* how often free space is looked at; and a full disk is tried again */
 };
 
 struct job {
@@ -66,15 +66,17 @@ void wal_thread_push(struct server *s, struct node_effect *fx) {
     job->blocks = fx->blocks;
     fx->blocks.blob = NULL;
     bool has_config = fx->type == NODE_FX_FOUND || fx->type == NODE_FX_TRUNCATE;
-    if (has_config && fx->config.n_members > 0) {
+    if (has_config && fx->config) {
         job->config = malloc(sizeof *job->config);
         if (!job->config) server_fatal("memory is short");
-        *job->config = fx->config;
+        *job->config = *fx->config;
     }
     (void)queue_put(&s->wal_thread->queue, &job->link);
 }
 
-size_t wal_thread_queued_bytes(struct server *s) { return queue_size_bytes(&s->wal_thread->queue); }
+size_t wal_thread_queued_bytes(struct server *s) {
+    return queue_size_bytes(&s->wal_thread->queue);
+}
 
 /* ---- Space */
 
@@ -159,8 +161,8 @@ static replog_status write_group(struct wal_thread *w, replog_error *err) {
     for (struct job *job = w->head; job && job->type == NODE_FX_WRITE && n < GATHER_PIECES;
          job = (struct job *)(void *)job->link.next) {
         if (n > 0 && bytes + job->blocks.size_bytes > GATHER_BYTES) break;
-        w->pieces[n++] = (struct slice){job->blocks.blob->data + job->blocks.offset,
-                                        job->blocks.size_bytes};
+        w->pieces[n++] =
+            (struct slice){job->blocks.blob->data + job->blocks.offset, job->blocks.size_bytes};
         bytes += job->blocks.size_bytes;
     }
     replog_status st = wal_append(w->s->wal, w->pieces, n, &done, err);
@@ -173,7 +175,6 @@ static replog_status truncate_log(struct wal_thread *w, const struct job *job, r
     replog_status st = wal_truncate(w->s->wal, job->seq, job->config, err);
     if (st != REPLOG_OK) return st;
     struct wal_pos base = wal_base(w->s->wal);
-    log_info("truncated first_seq=%" PRIu64, base.seq + 1);
     server_post(w->s,
                 &(struct node_event){.type = NODE_EV_TRUNCATED, .seq = job->seq, .base = base});
     w->space_ms = 0;
@@ -182,8 +183,11 @@ static replog_status truncate_log(struct wal_thread *w, const struct job *job, r
 
 static replog_status run_other(struct wal_thread *w, const struct job *job, replog_error *err) {
     struct wal *wal = w->s->wal;
-    struct node_event ev = {.seq = job->seq, .epoch = job->epoch, .term = job->term,
-                            .vote = job->vote, .founding = job->founding};
+    struct node_event ev = {.seq = job->seq,
+                            .epoch = job->epoch,
+                            .term = job->term,
+                            .vote = job->vote,
+                            .founding = job->founding};
     replog_status st = REPLOG_OK;
     switch (job->type) {
     case NODE_FX_SAVE_VOTE:
@@ -200,8 +204,10 @@ static replog_status run_other(struct wal_thread *w, const struct job *job, repl
         ev.type = NODE_EV_FOUND_SAVED;
         st = wal_found(wal, job->founding, job->cluster_id, job->config, err);
         break;
-    case NODE_FX_TRUNCATE: return truncate_log(w, job, err);
-    default: server_fatal("a job of kind %d for the log", (int)job->type);
+    case NODE_FX_TRUNCATE:
+        return truncate_log(w, job, err);
+    default:
+        server_fatal("a job of kind %d for the log", (int)job->type);
     }
     if (st == REPLOG_OK) server_post(w->s, &ev);
     return st;

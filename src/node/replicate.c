@@ -98,8 +98,8 @@ bool replicate_note_block(struct node *n, const uint8_t *bytes, const struct blo
 
 static void accept(struct node *n, const struct raft_effect *e, const struct incoming *in,
                    const struct node_bytes *blocks, struct node_effects *fx) {
-    CHECK(e->first + e->n <= in->n && in->headers != NULL);
-    for (size_t i = e->first; i < e->first + e->n; i++) {
+    CHECK(e->n <= in->n && in->headers != NULL);
+    for (size_t i = e->first; i < e->n; i++) {
         const struct block_header *h = &in->headers[i];
         struct wal_pos end = tail_end(&n->tail);
         if (h->first_seq != end.seq + 1 || h->prev_chain != end.chain) {

@@ -6,7 +6,7 @@
 #include "base/check.h"
 
 /* ---- Effects and messages */
-struct raft_effect *fx_push(struct raft_effects *fx, enum raft_effect_type type) {
+struct raft_effect *raft_fx_push(struct raft_effects *fx, enum raft_effect_type type) {
     if (fx->n == fx->capacity) {
         size_t capacity = fx->capacity > 0 ? fx->capacity * 2 : 32;
         struct raft_effect *items = realloc(fx->items, capacity * sizeof *items);
@@ -24,41 +24,41 @@ void raft_effects_free(struct raft_effects *fx) {
     *fx = (struct raft_effects){0};
 }
 
-int voter_index(const struct raft *r, uint64_t id) {
+int raft_voter_index(const struct raft *r, uint64_t id) {
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         if (r->config.voters[i] == id) return (int)i;
     }
     return -1;
 }
 
-struct raft_msg msg_to(const struct raft *r, enum raft_msg_type type, uint64_t to) {
+struct raft_msg raft_msg_to(const struct raft *r, enum raft_msg_type type, uint64_t to) {
     return (struct raft_msg){.type = type, .from = r->config.self, .to = to, .term = r->term};
 }
 
-void send_msg(struct raft *r, const struct raft_msg *msg, struct raft_effects *fx) {
+void raft_send(struct raft *r, const struct raft_msg *msg, struct raft_effects *fx) {
     bool promises_nothing = msg->type == RAFT_PREVOTE || msg->type == RAFT_PREVOTE_REPLY;
-    if (promises_nothing || vote_is_saved(r)) {
-        fx_push(fx, RAFT_FX_SEND)->msg = *msg;
+    if (promises_nothing || raft_vote_is_saved(r)) {
+        raft_fx_push(fx, RAFT_FX_SEND)->msg = *msg;
         return;
     }
-    int i = voter_index(r, msg->to);
+    int i = raft_voter_index(r, msg->to);
     r->held[i][msg->type] = *msg;
     r->is_held[i][msg->type] = true;
 }
 
-void fail_fatally(struct raft *r, const char *text, struct raft_effects *fx) {
+void raft_fail(struct raft *r, const char *text, struct raft_effects *fx) {
     r->dead = true;
-    fx_push(fx, RAFT_FX_FATAL)->text = text;
+    raft_fx_push(fx, RAFT_FX_FATAL)->text = text;
 }
 
-uint64_t majority_value(const struct raft *r, uint64_t *values) {
+uint64_t raft_majority_value(const struct raft *r, uint64_t *values) {
     for (unsigned i = 1; i < r->config.n_voters; i++) { /* insertion sort, descending */
         uint64_t value = values[i];
         unsigned j = i;
         for (; j > 0 && values[j - 1] < value; j--) values[j] = values[j - 1];
         values[j] = value;
     }
-    return values[majority(r) - 1];
+    return values[raft_majority(r) - 1];
 }
 
 /* ---- Construction */
@@ -75,12 +75,12 @@ struct raft *raft_new(const struct raft_config *config, const struct raft_start 
     CHECK(start->last_seq >= start->base_seq && start->commit_seq <= start->last_seq);
     struct raft *r = calloc(1, sizeof *r);
     if (!r) return NULL;
-    if (!runs_init(&r->runs, start)) {
+    if (!raft_runs_init(&r->runs, start)) {
         free(r);
         return NULL;
     }
     r->config = *config;
-    int self_index = voter_index(r, config->self);
+    int self_index = raft_voter_index(r, config->self);
     CHECK(self_index >= 0);
     r->self_index = (unsigned)self_index;
     r->rng = config->seed;
@@ -88,8 +88,8 @@ struct raft *raft_new(const struct raft_config *config, const struct raft_start 
     r->may_stand = start->may_stand;
     r->term = r->asked_term = r->saved_term = start->term;
     r->vote = r->asked_vote = r->saved_vote = start->voted_for;
-    if (runs_last_term(&r->runs) > r->term) { /* entries may overtake the vote file */
-        r->term = runs_last_term(&r->runs);
+    if (raft_runs_last_term(&r->runs) > r->term) { /* entries may overtake the vote file */
+        r->term = raft_runs_last_term(&r->runs);
         r->vote = 0; /* nothing of that term was said yet; the first step saves it */
     }
     r->commit = start->commit_seq > start->base_seq ? start->commit_seq : start->base_seq;
@@ -98,14 +98,14 @@ struct raft *raft_new(const struct raft_config *config, const struct raft_start 
     r->epoch = 1;
     for (unsigned i = 0; i < config->n_voters; i++) r->peers[i].id = config->voters[i];
     r->told_term = start->term;
-    reset_election_timer(r);
+    raft_reset_election_timer(r);
     if (config->n_voters == 1) r->election_due_ms = r->now_ms; /* nobody to wait for */
     return r;
 }
 
 void raft_free(struct raft *r) {
     if (!r) return;
-    runs_free(&r->runs);
+    raft_runs_free(&r->runs);
     free(r);
 }
 
@@ -113,13 +113,13 @@ void raft_free(struct raft *r) {
 static void on_lower_term(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
     switch (m->type) { /* tell those that ask which term it is */
     case RAFT_PREVOTE:
-        on_prevote(r, m, fx);
+        raft_on_prevote(r, m, fx);
         break;
     case RAFT_VOTE:
-        on_vote(r, m, fx);
+        raft_on_vote(r, m, fx);
         break;
     case RAFT_APPEND:
-        refuse_append(r, m, fx);
+        raft_refuse_append(r, m, fx);
         break;
     case RAFT_PREVOTE_REPLY:
     case RAFT_VOTE_REPLY:
@@ -137,7 +137,7 @@ static bool raises_term(const struct raft *r, const struct raft_msg *m) {
     case RAFT_PREVOTE_REPLY:
         return !m->ok; /* granted: the same; refused: the term of the other */
     case RAFT_VOTE:
-        return m->transfer || !leader_is_alive(r);
+        return m->transfer || !raft_leader_is_alive(r);
     case RAFT_VOTE_REPLY:
     case RAFT_APPEND:
     case RAFT_APPEND_REPLY:
@@ -148,45 +148,46 @@ static bool raises_term(const struct raft *r, const struct raft_msg *m) {
 }
 
 static void on_message(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
-    if (m->to != r->config.self || m->from == m->to || voter_index(r, m->from) < 0) return;
+    if (m->to != r->config.self || m->from == m->to || raft_voter_index(r, m->from) < 0) return;
     if (m->term < r->term) {
         on_lower_term(r, m, fx);
         return;
     }
     if (m->term > r->term && raises_term(r, m)) {
-        raise_term(r, m->term, fx);
-        if (m->type != RAFT_VOTE) save_vote(r, fx); /* a vote is saved with its term, at once */
+        raft_raise_term(r, m->term, fx);
+        if (m->type != RAFT_VOTE)
+            raft_save_vote(r, fx); /* a vote is saved with its term, at once */
     }
     switch (m->type) {
     case RAFT_PREVOTE:
-        on_prevote(r, m, fx);
+        raft_on_prevote(r, m, fx);
         break;
     case RAFT_PREVOTE_REPLY:
-        on_prevote_reply(r, m, fx);
+        raft_on_prevote_reply(r, m, fx);
         break;
     case RAFT_VOTE:
-        on_vote(r, m, fx);
+        raft_on_vote(r, m, fx);
         break;
     case RAFT_VOTE_REPLY:
-        on_vote_reply(r, m, fx);
+        raft_on_vote_reply(r, m, fx);
         break;
     case RAFT_APPEND:
-        on_append(r, m, fx);
+        raft_on_append(r, m, fx);
         break;
     case RAFT_APPEND_REPLY:
-        on_append_reply(r, m, fx);
+        raft_on_append_reply(r, m, fx);
         break;
     case RAFT_TIMEOUT_NOW:
-        on_timeout_now(r, m, fx);
+        raft_on_timeout_now(r, m, fx);
         break;
     }
 }
 
 static void on_tick(struct raft *r, struct raft_effects *fx) {
     if (r->role == RAFT_LEADER) {
-        leader_tick(r, fx);
+        raft_leader_tick(r, fx);
     } else {
-        election_tick(r, fx);
+        raft_election_tick(r, fx);
     }
 }
 
@@ -194,8 +195,8 @@ void raft_step(struct raft *r, const struct raft_event *event, struct raft_effec
     fx->n = 0;
     if (r->dead) return;
     if (event->now_ms > r->now_ms) r->now_ms = event->now_ms;
-    announce_role(r, fx); /* only the first step after raft_new finds something to do here */
-    save_vote(r, fx);
+    raft_announce_role(r, fx); /* only the first step after raft_new finds something to do here */
+    raft_save_vote(r, fx);
     switch (event->type) {
     case RAFT_EV_TICK:
         on_tick(r, fx);
@@ -204,28 +205,28 @@ void raft_step(struct raft *r, const struct raft_event *event, struct raft_effec
         on_message(r, event->msg, fx);
         break;
     case RAFT_EV_APPENDED:
-        on_appended(r, &event->entry);
+        raft_on_appended(r, &event->entry);
         break;
     case RAFT_EV_PERSISTED:
-        on_persisted(r, event->seq, event->epoch, fx);
+        raft_on_persisted(r, event->seq, event->epoch, fx);
         break;
     case RAFT_EV_VOTE_SAVED:
-        on_vote_saved(r, event->term, event->vote, fx);
+        raft_on_vote_saved(r, event->term, event->vote, fx);
         break;
     case RAFT_EV_SENT:
-        on_sent(r, event->peer, event->seq);
+        raft_on_sent(r, event->peer, event->seq);
         break;
     case RAFT_EV_LOST:
-        on_lost(r, event->peer, fx);
+        raft_on_lost(r, event->peer, fx);
         break;
     case RAFT_EV_TRANSFER:
-        on_transfer(r, event->peer, fx);
+        raft_on_transfer(r, event->peer, fx);
         break;
     case RAFT_EV_READ:
-        on_read(r, event->context, fx);
+        raft_on_read(r, event->context, fx);
         break;
     case RAFT_EV_STEP_DOWN:
-        on_step_down(r, fx);
+        raft_on_step_down(r, fx);
         break;
     case RAFT_EV_MAY_STAND:
         r->may_stand = true;
@@ -256,7 +257,7 @@ uint64_t raft_epoch(const struct raft *r) {
     return r->epoch;
 }
 uint64_t raft_term_at(const struct raft *r, uint64_t seq) {
-    return runs_term_at(&r->runs, seq);
+    return raft_runs_term_at(&r->runs, seq);
 }
 
 uint64_t raft_transferring(const struct raft *r) {
@@ -265,18 +266,18 @@ uint64_t raft_transferring(const struct raft *r) {
 
 uint64_t raft_match(const struct raft *r, uint64_t peer) {
     if (peer == r->config.self) return r->persisted;
-    int i = voter_index(r, peer);
+    int i = raft_voter_index(r, peer);
     return i >= 0 && r->role == RAFT_LEADER ? r->peers[i].match : 0;
 }
 
 bool raft_ready(const struct raft *r) {
-    return r->role == RAFT_LEADER && runs_term_at(&r->runs, r->commit) == r->term;
+    return r->role == RAFT_LEADER && raft_runs_term_at(&r->runs, r->commit) == r->term;
 }
 
 uint64_t raft_silence_ms(const struct raft *r, uint64_t peer) {
     if (peer == r->config.self) return 0;
     if (r->role == RAFT_LEADER) {
-        int i = voter_index(r, peer);
+        int i = raft_voter_index(r, peer);
         return i >= 0 && r->peers[i].heard ? r->now_ms - r->peers[i].heard_ms : UINT64_MAX;
     }
     return peer != 0 && peer == r->leader ? r->now_ms - r->leader_heard_ms : UINT64_MAX;
@@ -284,13 +285,13 @@ uint64_t raft_silence_ms(const struct raft *r, uint64_t peer) {
 
 void raft_set_base(struct raft *r, uint64_t base_seq, uint64_t base_term) {
     CHECK(base_seq <= r->commit);
-    runs_set_base(&r->runs, base_seq, base_term);
+    raft_runs_set_base(&r->runs, base_seq, base_term);
 }
 
 struct raft_msg raft_append_header(const struct raft *r, uint64_t peer, uint64_t prev_seq) {
-    struct raft_msg msg = msg_to(r, RAFT_APPEND, peer);
+    struct raft_msg msg = raft_msg_to(r, RAFT_APPEND, peer);
     msg.seq = prev_seq;
-    msg.seq_term = runs_term_at(&r->runs, prev_seq);
+    msg.seq_term = raft_runs_term_at(&r->runs, prev_seq);
     msg.commit_seq = r->commit;
     msg.round = r->round;
     return msg;

@@ -25,20 +25,20 @@ struct runs {
 };
 
 /* False when memory is short. Runs that end at or below the base are left out. */
-bool runs_init(struct runs *runs, const struct raft_start *start);
-void runs_free(struct runs *runs);
+bool raft_runs_init(struct runs *runs, const struct raft_start *start);
+void raft_runs_free(struct runs *runs);
 /* `entry` continues the tail, with a term that does not fall. */
-void runs_append(struct runs *runs, const struct raft_entry *entry);
-void runs_cut(struct runs *runs, uint64_t seq);
-void runs_set_base(struct runs *runs, uint64_t base_seq, uint64_t base_term);
-uint64_t runs_term_at(const struct runs *runs, uint64_t seq); /* 0 outside [base, last] */
-uint64_t runs_last_term(const struct runs *runs);
+void raft_runs_append(struct runs *runs, const struct raft_entry *entry);
+void raft_runs_cut(struct runs *runs, uint64_t seq);
+void raft_runs_set_base(struct runs *runs, uint64_t base_seq, uint64_t base_term);
+uint64_t raft_runs_term_at(const struct runs *runs, uint64_t seq); /* 0 outside [base, last] */
+uint64_t raft_runs_last_term(const struct runs *runs);
 /* Follower: `asked` does not match. The largest position at or below asked.seq whose term is not
  * above asked.term: no position above it can match. */
-struct position runs_hint(const struct runs *runs, struct position asked);
+struct position raft_runs_hint(const struct runs *runs, struct position asked);
 /* Leader: where to ask next after that hint; an end of a block of this log, below what was asked
  * unless that was the base. */
-uint64_t runs_ask_below(const struct runs *runs, struct position hint);
+uint64_t raft_runs_ask_below(const struct runs *runs, struct position hint);
 
 /* ---- A voter as the leader (match and the like) or candidate sees it */
 struct peer {
@@ -95,55 +95,55 @@ struct raft {
 };
 
 /* ---- raft.c */
-struct raft_effect *fx_push(struct raft_effects *fx, enum raft_effect_type type);
-struct raft_msg msg_to(const struct raft *r, enum raft_msg_type type, uint64_t to);
+struct raft_effect *raft_fx_push(struct raft_effects *fx, enum raft_effect_type type);
+struct raft_msg raft_msg_to(const struct raft *r, enum raft_msg_type type, uint64_t to);
 /* SEND, or held back while the term and vote that it depends on are not durable. */
-void send_msg(struct raft *r, const struct raft_msg *msg, struct raft_effects *fx);
-void fail_fatally(struct raft *r, const char *text, struct raft_effects *fx);
-int voter_index(const struct raft *r, uint64_t id); /* -1: none */
-static inline unsigned majority(const struct raft *r) {
+void raft_send(struct raft *r, const struct raft_msg *msg, struct raft_effects *fx);
+void raft_fail(struct raft *r, const char *text, struct raft_effects *fx);
+int raft_voter_index(const struct raft *r, uint64_t id); /* -1: none */
+static inline unsigned raft_majority(const struct raft *r) {
     return r->config.n_voters / 2 + 1;
 }
 /* The largest value that a majority of the `n` has reached. Reorders them. */
-uint64_t majority_value(const struct raft *r, uint64_t *values);
+uint64_t raft_majority_value(const struct raft *r, uint64_t *values);
 
 /* ---- election.c */
-void reset_election_timer(struct raft *r);
-void announce_role(struct raft *r, struct raft_effects *fx); /* ROLE, if anything changed */
-void save_vote(struct raft *r, struct raft_effects *fx);     /* SAVE_VOTE, if anything changed */
-bool vote_is_saved(const struct raft *r);
-bool leader_is_alive(const struct raft *r);
-void raise_term(struct raft *r, uint64_t term, struct raft_effects *fx);
+void raft_reset_election_timer(struct raft *r);
+void raft_announce_role(struct raft *r, struct raft_effects *fx); /* ROLE, if anything changed */
+void raft_save_vote(struct raft *r, struct raft_effects *fx); /* SAVE_VOTE, if anything changed */
+bool raft_vote_is_saved(const struct raft *r);
+bool raft_leader_is_alive(const struct raft *r);
+void raft_raise_term(struct raft *r, uint64_t term, struct raft_effects *fx);
 /* A follower of `leader` (0: unknown) in this term. */
-void become_follower(struct raft *r, uint64_t leader, struct raft_effects *fx);
-void election_tick(struct raft *r, struct raft_effects *fx);
-void campaign(struct raft *r, bool transfer, struct raft_effects *fx);
-void on_vote_saved(struct raft *r, uint64_t term, uint64_t vote, struct raft_effects *fx);
-void on_prevote(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_prevote_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_vote(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_vote_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_timeout_now(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_step_down(struct raft *r, struct raft_effects *fx);
+void raft_become_follower(struct raft *r, uint64_t leader, struct raft_effects *fx);
+void raft_election_tick(struct raft *r, struct raft_effects *fx);
+void raft_campaign(struct raft *r, bool transfer, struct raft_effects *fx);
+void raft_on_vote_saved(struct raft *r, uint64_t term, uint64_t vote, struct raft_effects *fx);
+void raft_on_prevote(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_prevote_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_vote(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_vote_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_timeout_now(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_step_down(struct raft *r, struct raft_effects *fx);
 
 /* ---- replication.c */
-void start_leading(struct raft *r, struct raft_effects *fx); /* probes to everybody */
-void stop_leading(struct raft *r, struct raft_effects *fx);
-void leader_tick(struct raft *r, struct raft_effects *fx);
-void broadcast_round(struct raft *r, struct raft_effects *fx); /* a new round to every peer */
-void on_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void refuse_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_append_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
-void on_appended(struct raft *r, const struct raft_entry *entry);
-void on_persisted(struct raft *r, uint64_t seq, uint64_t epoch, struct raft_effects *fx);
-void on_sent(struct raft *r, uint64_t peer, uint64_t seq);
-void on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx);
-void on_transfer(struct raft *r, uint64_t peer, struct raft_effects *fx);
+void raft_start_leading(struct raft *r, struct raft_effects *fx); /* probes to everybody */
+void raft_stop_leading(struct raft *r, struct raft_effects *fx);
+void raft_leader_tick(struct raft *r, struct raft_effects *fx);
+void raft_broadcast_round(struct raft *r, struct raft_effects *fx); /* a new round to every peer */
+void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_refuse_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_append_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx);
+void raft_on_appended(struct raft *r, const struct raft_entry *entry);
+void raft_on_persisted(struct raft *r, uint64_t seq, uint64_t epoch, struct raft_effects *fx);
+void raft_on_sent(struct raft *r, uint64_t peer, uint64_t seq);
+void raft_on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx);
+void raft_on_transfer(struct raft *r, uint64_t peer, struct raft_effects *fx);
 
 /* ---- reads.c */
-void on_read(struct raft *r, uint64_t context, struct raft_effects *fx);
-void reads_round_started(struct raft *r); /* by broadcast_round, with the new round */
-void reads_confirm(struct raft *r, struct raft_effects *fx);
-void reads_fail(struct raft *r, struct raft_effects *fx);
+void raft_on_read(struct raft *r, uint64_t context, struct raft_effects *fx);
+void raft_reads_round_started(struct raft *r); /* by raft_broadcast_round, with the new round */
+void raft_reads_confirm(struct raft *r, struct raft_effects *fx);
+void raft_reads_fail(struct raft *r, struct raft_effects *fx);
 
 #endif

@@ -9,29 +9,29 @@ static struct read_request *read_at(struct raft *r, size_t i) {
 }
 
 static void read_fail(uint64_t context, struct raft_effects *fx) {
-    fx_push(fx, RAFT_FX_READ_FAIL)->context = context;
+    raft_fx_push(fx, RAFT_FX_READ_FAIL)->context = context;
 }
 
 static void read_ok(uint64_t context, uint64_t seq, struct raft_effects *fx) {
-    struct raft_effect *effect = fx_push(fx, RAFT_FX_READ_OK);
+    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_READ_OK);
     effect->context = context;
     effect->seq = seq;
 }
 
-void on_read(struct raft *r, uint64_t context, struct raft_effects *fx) {
+void raft_on_read(struct raft *r, uint64_t context, struct raft_effects *fx) {
     if (!raft_ready(r) || r->n_reads == RAFT_MAX_READS) {
         read_fail(context, fx);
         return;
     }
-    if (majority(r) == 1) {
+    if (raft_majority(r) == 1) {
         read_ok(context, r->commit, fx);
         return;
     }
     *read_at(r, r->n_reads++) = (struct read_request){.context = context, .seq = r->commit};
-    if (r->read_round == 0) broadcast_round(r, fx);
+    if (r->read_round == 0) raft_broadcast_round(r, fx);
 }
 
-void reads_round_started(struct raft *r) {
+void raft_reads_round_started(struct raft *r) {
     for (size_t i = r->n_reads; i > 0; i--) {
         struct read_request *read = read_at(r, i - 1);
         if (read->round != 0) break;
@@ -40,13 +40,13 @@ void reads_round_started(struct raft *r) {
     }
 }
 
-void reads_confirm(struct raft *r, struct raft_effects *fx) {
+void raft_reads_confirm(struct raft *r, struct raft_effects *fx) {
     if (r->n_reads == 0) return;
     uint64_t rounds[RAFT_MAX_MEMBERS];
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         rounds[i] = i == r->self_index ? r->round : r->peers[i].acked_round;
     }
-    uint64_t confirmed = majority_value(r, rounds);
+    uint64_t confirmed = raft_majority_value(r, rounds);
     while (r->n_reads > 0) {
         const struct read_request *read = read_at(r, 0);
         if (read->round == 0 || read->round > confirmed) break;
@@ -56,10 +56,10 @@ void reads_confirm(struct raft *r, struct raft_effects *fx) {
     }
     if (r->read_round > confirmed) return;
     r->read_round = 0;
-    if (r->n_reads > 0) broadcast_round(r, fx);
+    if (r->n_reads > 0) raft_broadcast_round(r, fx);
 }
 
-void reads_fail(struct raft *r, struct raft_effects *fx) {
+void raft_reads_fail(struct raft *r, struct raft_effects *fx) {
     for (size_t i = 0; i < r->n_reads; i++) read_fail(read_at(r, i)->context, fx);
     r->n_reads = 0;
     r->read_round = 0;

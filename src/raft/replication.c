@@ -26,43 +26,43 @@ static void send_position(struct raft *r, struct peer *p, struct raft_effects *f
         p->probe_round = r->round;
     }
     struct raft_msg msg = raft_append_header(r, p->id, seq);
-    send_msg(r, &msg, fx);
+    raft_send(r, &msg, fx);
 }
 
 static void send_timeout_now(struct raft *r, struct raft_effects *fx) {
-    int i = voter_index(r, r->transfer_to);
+    int i = raft_voter_index(r, r->transfer_to);
     if (i < 0 || r->peers[i].match != r->runs.last_seq) return;
-    struct raft_msg msg = msg_to(r, RAFT_TIMEOUT_NOW, r->transfer_to);
-    send_msg(r, &msg, fx);
+    struct raft_msg msg = raft_msg_to(r, RAFT_TIMEOUT_NOW, r->transfer_to);
+    raft_send(r, &msg, fx);
 }
 
-void broadcast_round(struct raft *r, struct raft_effects *fx) {
+void raft_broadcast_round(struct raft *r, struct raft_effects *fx) {
     r->round++;
-    reads_round_started(r);
+    raft_reads_round_started(r);
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         if (i != r->self_index) send_position(r, &r->peers[i], fx);
     }
 }
 
-void start_leading(struct raft *r, struct raft_effects *fx) {
+void raft_start_leading(struct raft *r, struct raft_effects *fx) {
     r->lead_since_ms = r->now_ms;
     r->heartbeat_due_ms = r->now_ms + r->config.heartbeat_ms;
     r->transfer_to = 0;
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         r->peers[i] = (struct peer){.id = r->config.voters[i], .probe_seq = r->runs.last_seq};
     }
-    if (majority(r) > 1) broadcast_round(r, fx);
+    if (raft_majority(r) > 1) raft_broadcast_round(r, fx);
 }
 
 static void stop_stream(struct peer *p, struct raft_effects *fx) {
     if (!p->streaming) return;
     p->streaming = false;
-    fx_push(fx, RAFT_FX_UNSTREAM)->peer = p->id;
+    raft_fx_push(fx, RAFT_FX_UNSTREAM)->peer = p->id;
 }
 
-void stop_leading(struct raft *r, struct raft_effects *fx) {
+void raft_stop_leading(struct raft *r, struct raft_effects *fx) {
     for (unsigned i = 0; i < r->config.n_voters; i++) stop_stream(&r->peers[i], fx);
-    reads_fail(r, fx);
+    raft_reads_fail(r, fx);
     r->transfer_to = 0;
 }
 
@@ -75,18 +75,18 @@ static bool hears_majority(const struct raft *r) {
         uint64_t since_ms = p->heard ? p->heard_ms : r->lead_since_ms;
         n += r->now_ms - since_ms <= patience_ms;
     }
-    return n >= majority(r);
+    return n >= raft_majority(r);
 }
 
-void leader_tick(struct raft *r, struct raft_effects *fx) {
+void raft_leader_tick(struct raft *r, struct raft_effects *fx) {
     if (!hears_majority(r)) {
-        become_follower(r, 0, fx);
+        raft_become_follower(r, 0, fx);
         return;
     }
     if (r->transfer_to != 0 && r->now_ms >= r->transfer_due_ms) r->transfer_to = 0;
     if (r->now_ms < r->heartbeat_due_ms) return;
     r->heartbeat_due_ms = r->now_ms + r->config.heartbeat_ms;
-    if (majority(r) > 1) broadcast_round(r, fx);
+    if (raft_majority(r) > 1) raft_broadcast_round(r, fx);
     send_timeout_now(r, fx);
 }
 
@@ -100,10 +100,10 @@ static void advance_commit(struct raft *r, struct raft_effects *fx) {
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         matches[i] = i == r->self_index ? r->persisted : r->peers[i].match;
     }
-    uint64_t seq = majority_value(r, matches);
-    if (seq <= r->commit || runs_term_at(&r->runs, seq) != r->term) return;
+    uint64_t seq = raft_majority_value(r, matches);
+    if (seq <= r->commit || raft_runs_term_at(&r->runs, seq) != r->term) return;
     r->commit = seq;
-    fx_push(fx, RAFT_FX_COMMIT)->seq = seq;
+    raft_fx_push(fx, RAFT_FX_COMMIT)->seq = seq;
     for (unsigned i = 0; i < r->config.n_voters;
          i++) { /* blocks on their way carry it themselves */
         struct peer *p = &r->peers[i];
@@ -111,19 +111,19 @@ static void advance_commit(struct raft *r, struct raft_effects *fx) {
     }
 }
 
-void on_appended(struct raft *r, const struct raft_entry *entry) {
+void raft_on_appended(struct raft *r, const struct raft_entry *entry) {
     CHECK(r->role == RAFT_LEADER && entry->term == r->term);
-    runs_append(&r->runs, entry);
+    raft_runs_append(&r->runs, entry);
 }
 
-void on_sent(struct raft *r, uint64_t peer, uint64_t seq) {
-    int i = voter_index(r, peer);
+void raft_on_sent(struct raft *r, uint64_t peer, uint64_t seq) {
+    int i = raft_voter_index(r, peer);
     if (i < 0 || r->role != RAFT_LEADER || !r->peers[i].streaming) return;
     r->peers[i].sent = max_u64(r->peers[i].sent, min_u64(seq, r->runs.last_seq));
 }
 
-void on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx) {
-    int i = voter_index(r, peer);
+void raft_on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx) {
+    int i = raft_voter_index(r, peer);
     if (i < 0 || r->role != RAFT_LEADER || !r->peers[i].streaming) return;
     stop_stream(&r->peers[i], fx);
     r->peers[i].probe_seq =
@@ -136,7 +136,7 @@ static void start_stream(struct raft *r, struct peer *p, uint64_t matched,
     p->streaming = true;
     p->sent = matched;
     p->stream_round = ++r->round;
-    struct raft_effect *effect = fx_push(fx, RAFT_FX_STREAM);
+    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_STREAM);
     effect->peer = p->id;
     effect->seq = matched;
 }
@@ -146,7 +146,8 @@ static void on_rejected(struct raft *r, struct peer *p, const struct raft_msg *m
     bool about_now = p->streaming ? m->round >= p->stream_round : m->round == p->probe_round;
     if (!about_now) return;
     uint64_t asked = p->streaming ? UINT64_MAX : p->probe_seq;
-    uint64_t ask = runs_ask_below(&r->runs, (struct position){.seq = m->seq, .term = m->seq_term});
+    uint64_t ask =
+        raft_runs_ask_below(&r->runs, (struct position){.seq = m->seq, .term = m->seq_term});
     if (m->commit_seq <= r->runs.last_seq) ask = max_u64(ask, m->commit_seq);
     stop_stream(p, fx);
     p->probe_seq = ask;
@@ -162,16 +163,16 @@ static void on_accepted(struct raft *r, struct peer *p, const struct raft_msg *m
     if (!p->streaming && matched >= p->probe_seq) start_stream(r, p, matched, fx);
     if (durable <= p->match) return;
     p->match = durable;
-    struct raft_effect *effect = fx_push(fx, RAFT_FX_ACKED);
+    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_ACKED);
     effect->peer = p->id;
     effect->seq = durable;
     advance_commit(r, fx);
     if (r->transfer_to == p->id) send_timeout_now(r, fx);
 }
 
-void on_append_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
+void raft_on_append_reply(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
     if (r->role != RAFT_LEADER || m->round > r->round) return;
-    struct peer *p = &r->peers[voter_index(r, m->from)];
+    struct peer *p = &r->peers[raft_voter_index(r, m->from)];
     p->heard = true;
     p->heard_ms = r->now_ms;
     p->acked_round = max_u64(p->acked_round, m->round);
@@ -180,11 +181,11 @@ void on_append_reply(struct raft *r, const struct raft_msg *m, struct raft_effec
     } else {
         on_rejected(r, p, m, fx);
     }
-    reads_confirm(r, fx);
+    raft_reads_confirm(r, fx);
 }
 
 /* ---- Leader: transfer */
-void on_transfer(struct raft *r, uint64_t peer, struct raft_effects *fx) {
+void raft_on_transfer(struct raft *r, uint64_t peer, struct raft_effects *fx) {
     if (r->role != RAFT_LEADER) return;
     const struct peer *target = NULL;
     for (unsigned i = 0; i < r->config.n_voters; i++) {
@@ -205,27 +206,27 @@ static uint64_t durable_match(const struct raft *r) {
 }
 
 static void send_accept(struct raft *r, uint64_t round, struct raft_effects *fx) {
-    struct raft_msg reply = msg_to(r, RAFT_APPEND_REPLY, r->leader);
+    struct raft_msg reply = raft_msg_to(r, RAFT_APPEND_REPLY, r->leader);
     reply.ok = true;
     reply.seq = durable_match(r);
     reply.seq_term = r->matched;
     reply.commit_seq = r->commit;
     reply.round = round;
-    send_msg(r, &reply, fx);
+    raft_send(r, &reply, fx);
 }
 
-void refuse_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
-    struct raft_msg reply = msg_to(r, RAFT_APPEND_REPLY, m->from);
+void raft_refuse_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
+    struct raft_msg reply = raft_msg_to(r, RAFT_APPEND_REPLY, m->from);
     struct position hint =
-        runs_hint(&r->runs, (struct position){.seq = m->seq, .term = m->seq_term});
+        raft_runs_hint(&r->runs, (struct position){.seq = m->seq, .term = m->seq_term});
     reply.seq = hint.seq;
     reply.seq_term = hint.term;
     reply.commit_seq = r->commit;
     reply.round = m->round;
-    send_msg(r, &reply, fx);
+    raft_send(r, &reply, fx);
 }
 
-void on_persisted(struct raft *r, uint64_t seq, uint64_t epoch, struct raft_effects *fx) {
+void raft_on_persisted(struct raft *r, uint64_t seq, uint64_t epoch, struct raft_effects *fx) {
     if (epoch != r->epoch) return; /* of a tail that was cut since: says nothing about this one */
     uint64_t before = durable_match(r);
     r->persisted = max_u64(r->persisted, min_u64(seq, r->runs.last_seq));
@@ -251,10 +252,10 @@ static bool entries_are_sound(const struct raft_msg *m) {
 }
 
 static void cut_tail(struct raft *r, uint64_t seq, struct raft_effects *fx) {
-    runs_cut(&r->runs, seq);
+    raft_runs_cut(&r->runs, seq);
     r->persisted = min_u64(r->persisted, seq);
     r->epoch++;
-    struct raft_effect *effect = fx_push(fx, RAFT_FX_CUT);
+    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_CUT);
     effect->seq = seq;
     effect->epoch = r->epoch;
 }
@@ -266,9 +267,9 @@ static enum fate entry_fate(const struct raft *r, const struct raft_entry *e) {
     if (e->last_seq <= r->runs.base_seq) return ENTRY_PRESENT;
     if (e->first_seq <= r->runs.base_seq) return ENTRY_IMPOSSIBLE;
     if (e->first_seq > r->runs.last_seq) return ENTRY_NEW;
-    if (runs_term_at(&r->runs, e->first_seq) != e->term) return ENTRY_CONFLICTS;
+    if (raft_runs_term_at(&r->runs, e->first_seq) != e->term) return ENTRY_CONFLICTS;
     /* One leader made both, so they are the same block. */
-    return runs_term_at(&r->runs, e->last_seq) == e->term ? ENTRY_PRESENT : ENTRY_IMPOSSIBLE;
+    return raft_runs_term_at(&r->runs, e->last_seq) == e->term ? ENTRY_PRESENT : ENTRY_IMPOSSIBLE;
 }
 
 /* The blocks follow a position that matches. Skips what is there, cuts what conflicts, accepts the
@@ -281,44 +282,44 @@ static bool take_entries(struct raft *r, const struct raft_msg *m, bool *accepte
     while (i < m->n_entries && (fate = entry_fate(r, &m->entries[i])) == ENTRY_PRESENT) i++;
     if (i == m->n_entries) return true;
     if (fate == ENTRY_IMPOSSIBLE) {
-        fail_fatally(r, "the leader's block and ours are of one term and end differently", fx);
+        raft_fail(r, "the leader's block and ours are of one term and end differently", fx);
         return false;
     }
     if (fate == ENTRY_CONFLICTS) {
         if (m->entries[i].first_seq <= r->commit) {
-            fail_fatally(r, "the leader's log would cut what is committed here", fx);
+            raft_fail(r, "the leader's log would cut what is committed here", fx);
             return false;
         }
         cut_tail(r, m->entries[i].first_seq - 1, fx);
     }
-    struct raft_effect *effect = fx_push(fx, RAFT_FX_ACCEPT);
+    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_ACCEPT);
     effect->first = i;
     effect->n = m->n_entries;
-    for (; i < m->n_entries; i++) runs_append(&r->runs, &m->entries[i]);
+    for (; i < m->n_entries; i++) raft_runs_append(&r->runs, &m->entries[i]);
     *accepted = true;
     return true;
 }
 
 static bool position_matches(const struct raft *r, const struct raft_msg *m) {
     if (m->seq <= r->runs.base_seq) return true; /* committed, so the leader's log holds the same */
-    return m->seq <= r->runs.last_seq && runs_term_at(&r->runs, m->seq) == m->seq_term;
+    return m->seq <= r->runs.last_seq && raft_runs_term_at(&r->runs, m->seq) == m->seq_term;
 }
 
-void on_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
+void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
-        fail_fatally(r, "two leaders in one term", fx);
+        raft_fail(r, "two leaders in one term", fx);
         return;
     }
     if (!entries_are_sound(m)) return;
-    become_follower(r, m->from, fx);
+    raft_become_follower(r, m->from, fx);
     r->leader_heard_ms = r->now_ms;
     r->leader_round = max_u64(r->leader_round, m->round);
-    reset_election_timer(r);
+    raft_reset_election_timer(r);
     if (!position_matches(r, m)) {
         if (m->seq <= r->commit && m->seq_term != 0) {
-            fail_fatally(r, "the leader's log differs from what is committed here", fx);
+            raft_fail(r, "the leader's log differs from what is committed here", fx);
         } else {
-            refuse_append(r, m, fx);
+            raft_refuse_append(r, m, fx);
         }
         return;
     }
@@ -329,7 +330,7 @@ void on_append(struct raft *r, const struct raft_msg *m, struct raft_effects *fx
     uint64_t commit = min_u64(m->commit_seq, r->matched);
     if (commit > r->commit) {
         r->commit = commit;
-        fx_push(fx, RAFT_FX_COMMIT)->seq = commit;
+        raft_fx_push(fx, RAFT_FX_COMMIT)->seq = commit;
     }
     if (!accepted) send_accept(r, m->round, fx); /* else when they are durable */
 }

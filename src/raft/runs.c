@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 
-bool runs_init(struct runs *runs, const struct raft_start *start) {
+bool raft_runs_init(struct runs *runs, const struct raft_start *start) {
     *runs = (struct runs){
         .base_seq = start->base_seq, .base_term = start->base_term, .last_seq = start->last_seq};
     runs->capacity = start->n_runs > 16 ? start->n_runs : 16;
@@ -26,18 +26,18 @@ bool runs_init(struct runs *runs, const struct raft_start *start) {
     return true;
 }
 
-void runs_free(struct runs *runs) {
+void raft_runs_free(struct runs *runs) {
     free(runs->items);
     runs->items = NULL;
 }
 
-uint64_t runs_last_term(const struct runs *runs) {
+uint64_t raft_runs_last_term(const struct runs *runs) {
     return runs->n > 0 ? runs->items[runs->n - 1].term : runs->base_term;
 }
 
-void runs_append(struct runs *runs, const struct raft_entry *entry) {
+void raft_runs_append(struct runs *runs, const struct raft_entry *entry) {
     CHECK(entry->first_seq == runs->last_seq + 1 && entry->last_seq >= entry->first_seq);
-    CHECK(entry->term >= runs_last_term(runs) && entry->term > 0);
+    CHECK(entry->term >= raft_runs_last_term(runs) && entry->term > 0);
     if (runs->n == 0 || runs->items[runs->n - 1].term != entry->term) {
         if (runs->n == runs->capacity) {
             size_t capacity = runs->capacity * 2;
@@ -52,7 +52,7 @@ void runs_append(struct runs *runs, const struct raft_entry *entry) {
     runs->last_seq = entry->last_seq;
 }
 
-void runs_cut(struct runs *runs, uint64_t seq) {
+void raft_runs_cut(struct runs *runs, uint64_t seq) {
     CHECK(seq >= runs->base_seq && seq <= runs->last_seq);
     while (runs->n > 0 && runs->items[runs->n - 1].first_seq > seq) runs->n--;
     runs->last_seq = seq;
@@ -90,9 +90,9 @@ static uint64_t run_end(const struct runs *runs, size_t i) {
     return i + 1 < runs->n ? runs->items[i + 1].first_seq - 1 : runs->last_seq;
 }
 
-void runs_set_base(struct runs *runs, uint64_t base_seq, uint64_t base_term) {
+void raft_runs_set_base(struct runs *runs, uint64_t base_seq, uint64_t base_term) {
     if (base_seq <= runs->base_seq) return;
-    CHECK(base_seq <= runs->last_seq && runs_term_at(runs, base_seq) == base_term);
+    CHECK(base_seq <= runs->last_seq && raft_runs_term_at(runs, base_seq) == base_term);
     size_t n_gone = 0;
     while (n_gone < runs->n && run_end(runs, n_gone) <= base_seq) n_gone++;
     runs->n -= n_gone;
@@ -102,13 +102,13 @@ void runs_set_base(struct runs *runs, uint64_t base_seq, uint64_t base_term) {
     runs->base_term = base_term;
 }
 
-uint64_t runs_term_at(const struct runs *runs, uint64_t seq) {
+uint64_t raft_runs_term_at(const struct runs *runs, uint64_t seq) {
     if (seq == runs->base_seq) return runs->base_term;
     if (seq < runs->base_seq || seq > runs->last_seq) return 0;
     return runs->items[run_holding(runs, seq)].term;
 }
 
-struct position runs_hint(const struct runs *runs, struct position asked) {
+struct position raft_runs_hint(const struct runs *runs, struct position asked) {
     size_t i = run_up_to_term(runs, asked.term);
     size_t at = run_holding(runs, asked.seq);
     if (at < runs->n && i < runs->n && at < i) i = at;
@@ -123,7 +123,7 @@ struct position runs_hint(const struct runs *runs, struct position asked) {
  * end, which is the end of a block in both. Otherwise only ends of runs are known to be ends of
  * blocks; the end of a run of lower term lies below what was asked, for that had a term not below
  * the hint's, and the follower's next hint then is of a lower term. */
-uint64_t runs_ask_below(const struct runs *runs, struct position hint) {
+uint64_t raft_runs_ask_below(const struct runs *runs, struct position hint) {
     size_t i = run_up_to_term(runs, hint.term);
     if (i == runs->n) return runs->base_seq;
     uint64_t end = run_end(runs, i);

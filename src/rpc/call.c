@@ -68,12 +68,24 @@ void call_unlist_if_done(struct rpc_call *call) {
 
 /* ---- What users ask */
 
-void rpc_call_set_user(struct rpc_call *call, void *user) { call->user = user; }
-void *rpc_call_user(const struct rpc_call *call) { return call->user; }
-uint64_t rpc_call_deadline_ms(const struct rpc_call *call) { return call->deadline_ms; }
-bool rpc_call_is_open(const struct rpc_call *call) { return atomic_load(&call->open); }
-const char *rpc_call_peer(const struct rpc_call *call) { return call->conn->peer; }
-size_t rpc_queued_bytes(struct rpc_call *call) { return atomic_load(&call->queued_bytes); }
+void rpc_call_set_user(struct rpc_call *call, void *user) {
+    call->user = user;
+}
+void *rpc_call_user(const struct rpc_call *call) {
+    return call->user;
+}
+uint64_t rpc_call_deadline_ms(const struct rpc_call *call) {
+    return call->deadline_ms;
+}
+bool rpc_call_is_open(const struct rpc_call *call) {
+    return atomic_load(&call->open);
+}
+const char *rpc_call_peer(const struct rpc_call *call) {
+    return call->conn->peer;
+}
+size_t rpc_queued_bytes(struct rpc_call *call) {
+    return atomic_load(&call->queued_bytes);
+}
 
 const char *rpc_call_metadata(const struct rpc_call *call, const char *name) {
     for (uint32_t i = 0; i < call->n_metadata; i++)
@@ -99,12 +111,11 @@ bool call_keep_metadata(struct rpc_call *call, const uint8_t *name, size_t name_
 
 void call_queue(struct rpc_call *call, struct rpc_out *out) {
     atomic_fetch_add(&call->queued_bytes, out->left_bytes);
-    if (call->out_tail && call->out_head)
+    if (call->out_head)
         call->out_tail->next = out;
     else
         call->out_head = out;
     call->out_tail = out;
-    session_send_queue(call);
 }
 
 void call_drop_queue(struct rpc_call *call) {
@@ -149,19 +160,12 @@ static replog_status send_out(struct rpc_call *call, struct rpc_out *out) {
         conn_wake(conn);
         status = REPLOG_CANCELLED;
     } else {
-        bool at_once = sends_at_once(call);
-        if (at_once || call->response_begun) {
-            call_queue(call, out);
-        } else { /* as call_queue, without the start */
-            atomic_fetch_add(&call->queued_bytes, out->left_bytes);
-            if (call->out_head)
-                call->out_tail->next = out;
-            else
-                call->out_head = out;
-            call->out_tail = out;
-        }
+        call_queue(call, out);
         out = NULL;
-        if (at_once) conn_flush(conn);
+        if (sends_at_once(call)) {
+            session_send_queue(call);
+            conn_flush(conn);
+        }
         if (atomic_load(&call->queued_bytes) >= conn->limits.send_queue_bytes) {
             call->was_full = true;
             status = REPLOG_RESOURCE_EXHAUSTED;
@@ -283,7 +287,9 @@ void rpc_cancel(struct rpc_call *call) {
 
 /* ---- Holding back */
 
-void rpc_pause(struct rpc_call *call) { atomic_fetch_add(&call->paused, 1); }
+void rpc_pause(struct rpc_call *call) {
+    atomic_fetch_add(&call->paused, 1);
+}
 
 void rpc_resume(struct rpc_call *call) {
     struct rpc_conn *conn = call->conn;

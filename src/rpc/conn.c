@@ -14,7 +14,9 @@ static void on_dialled(void *arg);
 
 /* ---- Life */
 
-void conn_ref(struct rpc_conn *conn) { atomic_fetch_add(&conn->refs, 1); }
+void conn_ref(struct rpc_conn *conn) {
+    atomic_fetch_add(&conn->refs, 1);
+}
 
 void conn_unref(struct rpc_conn *conn) {
     if (atomic_fetch_sub(&conn->refs, 1) != 1) return;
@@ -62,13 +64,17 @@ struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits) 
               nng_aio_alloc(&conn->dial, on_dialled, conn) == 0 &&
               (conn->session = session_new(conn, is_server)) != NULL;
     if (!ok) {
-        free_transport(conn);
-        conn->refs = 1;
-        conn_unref(conn);
+        conn_discard(conn);
         return NULL;
     }
     nng_aio_set_timeout(conn->tx, TX_TIMEOUT_MS);
     return conn;
+}
+
+void conn_discard(struct rpc_conn *conn) {
+    free_transport(conn);
+    conn->refs = 1;
+    conn_unref(conn);
 }
 
 static void end_call(struct rpc_call *call, replog_status status, const char *text) {
@@ -142,7 +148,9 @@ void conn_note_ready(struct rpc_conn *conn, struct rpc_call *call, uint8_t flags
     call->ready_flags |= flags;
 }
 
-static bool has_notes(const struct rpc_conn *conn) { return conn->n_inputs || conn->ready; }
+static bool has_notes(const struct rpc_conn *conn) {
+    return conn->n_inputs || conn->ready;
+}
 
 /* Gives delivered bytes back to the stream's window, so that the peer may send more. */
 static void give_credit(struct rpc_conn *conn, struct rpc_call *call) {
@@ -249,8 +257,7 @@ static void check_finished(struct rpc_conn *conn) {
         conn_fail(conn, REPLOG_UNAVAILABLE, "replaced");
     else if (!nghttp2_session_want_read(conn->session) &&
              !nghttp2_session_want_write(conn->session)) {
-        if (conn->server && !conn->goaway_seen)
-            server_count(conn->server, COUNT_PROTOCOL_ERROR, 1);
+        if (conn->server && !conn->goaway_seen) server_count(conn->server, COUNT_PROTOCOL_ERROR, 1);
         conn_fail(conn, REPLOG_UNAVAILABLE, "connection ended by an HTTP/2 error");
     }
 }
@@ -431,7 +438,7 @@ void conn_tick(struct rpc_conn *conn, uint64_t now_ms) {
         else
             conn_due(conn, conn->dial_at_ms);
     }
-    if (conn->state == CONN_OPEN && !conn->settings_seen) {
+    if (conn->state == CONN_OPEN && !atomic_load(&conn->spoke)) {
         if (conn->handshake_due_ms <= now_ms)
             conn_fail(conn, REPLOG_UNAVAILABLE, "the peer does not speak HTTP/2 (no SETTINGS)");
         else
@@ -454,8 +461,8 @@ void conn_drain(struct rpc_conn *conn) {
     if (conn->state != CONN_OPEN || conn->draining) return;
     conn->draining = true;
     nghttp2_submit_goaway(conn->session, NGHTTP2_FLAG_NONE,
-                          nghttp2_session_get_last_proc_stream_id(conn->session),
-                          NGHTTP2_NO_ERROR, NULL, 0);
+                          nghttp2_session_get_last_proc_stream_id(conn->session), NGHTTP2_NO_ERROR,
+                          NULL, 0);
     if (conn->n_calls == 0) {
         conn->close_at_ms = clock_mono_ms() + LINGER_MS;
         conn_due(conn, conn->close_at_ms);

@@ -112,7 +112,8 @@ static bool waits_for_end(const struct rpc_call *call) {
     return call->is_server && !call->route->client_stream && !call->end_seen;
 }
 
-/* The next message in [data, data + n): false when there is none (or a fault, which ends the call). */
+/* The next message in [data, data + n): false when there is none (or a fault, which ends the call).
+ */
 static bool next_message(struct rpc_call *call, const uint8_t *data, size_t n, size_t *size) {
     if (n < MESSAGE_PREFIX_BYTES) return false;
     *size = message_size(data);
@@ -140,9 +141,11 @@ static bool one_message_rule(struct rpc_call *call, size_t rest) {
 /* Delivers whole messages from the front of [data, data + n); how many bytes they were. */
 static size_t deliver_from(struct rpc_call *call, const uint8_t *data, size_t n) {
     size_t at = 0, size;
+    call->held_up = false;
     while (!atomic_load(&call->drop_input) && !waits_for_end(call)) {
         if (n - at < MESSAGE_PREFIX_BYTES) break;
-        if (is_blocked(call) && stall(call)) break;
+        call->held_up = is_blocked(call) && stall(call);
+        if (call->held_up) break;
         if (!next_message(call, data + at, n - at, &size)) break;
         size_t next = at + MESSAGE_PREFIX_BYTES + size;
         if (!one_message_rule(call, n - next)) break;
@@ -156,7 +159,8 @@ static size_t deliver_from(struct rpc_call *call, const uint8_t *data, size_t n)
 
 static void deliver_end(struct rpc_call *call) {
     if (!call->end_seen || call->end_done || atomic_load(&call->drop_input)) return;
-    if (is_blocked(call) && stall(call)) return;
+    if (!call->held_up) call->held_up = is_blocked(call) && stall(call);
+    if (call->held_up) return;
     if (pending_bytes(call) > 0 || (!call->route->client_stream && call->n_messages == 0)) {
         fail(call, REPLOG_INTERNAL,
              pending_bytes(call) > 0 ? "the request ended within a message"
@@ -186,12 +190,13 @@ static void deliver_pending(struct rpc_call *call) {
  * looked at before its end. */
 static void check_front(struct rpc_call *call) {
     size_t size;
-    if (waits_for_end(call) && pending_bytes(call) >= MESSAGE_PREFIX_BYTES)
-        next_message(call, call->pending + call->pending_at, pending_bytes(call), &size);
+    if (!waits_for_end(call) || pending_bytes(call) < MESSAGE_PREFIX_BYTES) return;
+    if (next_message(call, call->pending + call->pending_at, pending_bytes(call), &size))
+        one_message_rule(call, pending_bytes(call) - MESSAGE_PREFIX_BYTES - size);
 }
 
 static void give_back(struct rpc_call *call) {
-    size_t keep = call->stalled && !atomic_load(&call->drop_input) ? pending_bytes(call) : 0;
+    size_t keep = call->held_up && !atomic_load(&call->drop_input) ? pending_bytes(call) : 0;
     if (call->held_bytes <= keep) return;
     call->credit_bytes += call->held_bytes - keep;
     call->held_bytes = keep;
@@ -208,14 +213,12 @@ void input_deliver(const struct rpc_input *input) {
         data += used;
         n -= used;
     }
-    if (!atomic_load(&call->drop_input) && n > 0) {
-        if (!append(call, data, n)) {
-            fail(call, REPLOG_RESOURCE_EXHAUSTED,
-                 "too many undelivered bytes on this connection or this server");
-        } else {
-            deliver_pending(call);
-            check_front(call);
-        }
+    if (!atomic_load(&call->drop_input) && n > 0 && !append(call, data, n))
+        fail(call, REPLOG_RESOURCE_EXHAUSTED,
+             "too many undelivered bytes on this connection or this server");
+    if (!atomic_load(&call->drop_input) && pending_bytes(call) > 0) {
+        deliver_pending(call);
+        check_front(call);
     }
     if (call->is_server) deliver_end(call);
     give_back(call);
@@ -226,8 +229,7 @@ void input_resume(struct rpc_call *call) {
     if (call->is_server) deliver_end(call);
     give_back(call);
     pthread_mutex_lock(&call->conn->mu);
-    bool closing = call->close_stalled && !call->stalled;
-    if (atomic_load(&call->drop_input) && call->close_stalled) closing = true;
+    bool closing = call->close_stalled && (!call->held_up || atomic_load(&call->drop_input));
     pthread_mutex_unlock(&call->conn->mu);
     if (closing) input_closed(call);
 }
@@ -236,7 +238,7 @@ void input_resume(struct rpc_call *call) {
 static bool take_outcome(struct rpc_call *call, replog_status *status, const char **text) {
     bool ready = true;
     pthread_mutex_lock(&call->conn->mu);
-    bool waiting = call->stalled && !atomic_load(&call->drop_input) && pending_bytes(call) > 0;
+    bool waiting = call->held_up && !atomic_load(&call->drop_input) && pending_bytes(call) > 0;
     *status = call->close_status;
     *text = call->close_text ? call->close_text : "";
     if (call->closed_done) {

@@ -7,8 +7,8 @@
  *
  *     nng receive -> nghttp2 (locked) -> inputs, ready -> callbacks (unlocked) -> pump (locked)
  *
- * The receive is armed again only when its notes are worked off: they point into the receive buffer,
- * and a slow user holds the sender back.
+ * The receive is armed again only when its notes are worked off: they point into the receive
+ * buffer, and a slow user holds the sender back.
  *
  * Locks: conn->mu before the server's or channel's, before loop's. Never two connections' at once.
  * References: a connection has one until it is reaped, one for each call, one for each visit of the
@@ -27,15 +27,15 @@ enum {
     RX_BYTES_FIRST = 16 * 1024, /* the receive buffer grows when receives fill it */
     RX_BYTES_MAX = 256 * 1024,
     TX_BYTES = 256 * 1024,
-    TX_IOV_MAX = 8,             /* nng refuses more */
-    PIECE_BIG_BYTES = 4096,     /* pieces from here up are sent from where they lie */
-    FRAME_BIG_MAX = 3,          /* such pieces in one DATA frame */
+    TX_IOV_MAX = 8,               /* nng refuses more */
+    PIECE_BIG_BYTES = 4096,       /* pieces from here up are sent from where they lie */
+    FRAME_BIG_MAX = 3,            /* such pieces in one DATA frame */
     FRAME_COPY_BYTES = 64 * 1024, /* copied bytes in one DATA frame */
     STREAM_WINDOW_BYTES = 4 * 1024 * 1024,
     CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024,
     FRAME_BYTES_MAX = 1024 * 1024,
     HEADER_BYTES_MAX = 16 * 1024,
-    METADATA_MAX = 8,           /* entries kept of one call */
+    METADATA_MAX = 8,                     /* entries kept of one call */
     CONNECTION_RESERVE_BYTES = 64 * 1024, /* of each connection, whatever all of them hold */
     TX_TIMEOUT_MS = 20000,
     LINGER_MS = 500,
@@ -128,8 +128,8 @@ struct rpc_input {
 
 struct rpc_conn_limits {
     size_t send_queue_bytes;
-    uint64_t max_bytes;              /* undelivered, of this connection */
-    _Atomic uint64_t *total;         /* undelivered, of all; NULL: not counted */
+    uint64_t max_bytes;      /* undelivered, of this connection */
+    _Atomic uint64_t *total; /* undelivered, of all; NULL: not counted */
     uint64_t max_total;
     uint32_t max_streams, handshake_ms, keepalive_ms;
 };
@@ -137,8 +137,8 @@ struct rpc_conn_limits {
 struct rpc_conn {
     _Atomic uint32_t refs;
     pthread_mutex_t mu;
-    pthread_cond_t quiet; /* nobody is delivering (only after death) */
-    struct rpc_server *server;   /* one of the two */
+    pthread_cond_t quiet;      /* nobody is delivering (only after death) */
+    struct rpc_server *server; /* one of the two */
     struct rpc_channel *channel;
     struct rpc_conn_limits limits;
     char peer[280];
@@ -171,12 +171,13 @@ struct rpc_conn {
         uint64_t timeout_ms;
     } head;
 
-    bool settings_seen, draining, goaway_seen;
+    bool draining, goaway_seen;
     _Atomic bool retired; /* a client's connection that takes no more calls */
+    _Atomic bool spoke;   /* the peer's SETTINGS came */
     bool ping_out;
     uint64_t last_rx_ms, handshake_due_ms, dial_at_ms, close_at_ms;
     uint64_t flood_tokens, flood_at_ms;
-    char why[160]; /* the reason of a failure inside an nghttp2 callback */
+    char why[160];             /* the reason of a failure inside an nghttp2 callback */
     _Atomic uint64_t buffered; /* undelivered bytes of its calls */
     _Atomic uint64_t due_ms;   /* when conn_tick wants to run; see loop.c */
 
@@ -188,6 +189,7 @@ struct rpc_conn {
 /* `server` or `channel` is set by the caller, with `stream` (server) or the dialler's address
  * (client). Two references: the reaper's and the caller's. NULL when memory is short. */
 struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits);
+void conn_discard(struct rpc_conn *conn); /* one that was never started: both references */
 void conn_ref(struct rpc_conn *conn);
 void conn_unref(struct rpc_conn *conn);
 /* Starts to serve a stream that was accepted. Takes the stream. */
@@ -279,6 +281,7 @@ struct rpc_call {
     size_t held_bytes;   /* received and not given back to the stream's window */
     size_t credit_bytes; /* to be given back */
     uint32_t n_messages;
+    bool held_up; /* delivery stopped because the call is blocked; see `stalled` */
     bool end_seen, end_done, user_knows;
 };
 
@@ -292,7 +295,7 @@ void call_abort(struct rpc_call *call, replog_status status, const char *text,
 /* Server: rpc_finish with the lock held. */
 void call_finish(struct rpc_call *call, replog_status status, const char *text, const char *name,
                  const char *value);
-/* Queues a message or, out NULL, only wakes the queue. Locked. */
+/* Puts a message behind the others; session_send_queue starts the sending. Locked. */
 void call_queue(struct rpc_call *call, struct rpc_out *out);
 void call_drop_queue(struct rpc_call *call);
 /* After bytes of the queue went to the network. Locked. */
@@ -311,11 +314,11 @@ void input_drop(struct rpc_call *call);
 
 /* Starts them once; false when the system has no threads left. */
 bool loop_start(void);
-void loop_add(struct rpc_conn *conn);    /* conn_tick from now on */
+void loop_add(struct rpc_conn *conn); /* conn_tick from now on */
 void loop_remove(struct rpc_conn *conn);
 void loop_wake_at(uint64_t at_ms);
-void loop_kick(struct rpc_conn *conn);   /* conn_run soon; locked */
-void loop_reap(struct rpc_conn *conn);   /* conn_reap; takes the reaper's reference */
+void loop_kick(struct rpc_conn *conn); /* conn_run soon; locked */
+void loop_reap(struct rpc_conn *conn); /* conn_reap; takes the reaper's reference */
 
 /* ---- gRPC's text forms (text.c) ------------------------------------------------------------- */
 

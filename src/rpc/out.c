@@ -7,7 +7,9 @@
 
 enum { PIECES_MAX = 64 };
 
-static bool is_big(size_t size_bytes) { return size_bytes >= PIECE_BIG_BYTES; }
+static bool is_big(size_t size_bytes) {
+    return size_bytes >= PIECE_BIG_BYTES;
+}
 
 static void put_prefix(uint8_t *p, size_t size_bytes) {
     p[0] = 0; /* not compressed */
@@ -92,8 +94,8 @@ void out_free(struct rpc_out *out) {
     free(out);
 }
 
-/* The part of a segment that a frame with `room` bytes left takes, and whether it is sent from where
- * it lies. out_plan and tx_take must come to the same answer: both ask here. */
+/* The part of a segment that a frame with `room` bytes left takes, and whether it is sent from
+ * where it lies. out_plan and tx_take must come to the same answer: both ask here. */
 static size_t segment_part(const struct rpc_out *out, uint32_t at, size_t at_byte, size_t room,
                            bool *big) {
     const struct rpc_segment *s = &out->segments[at];
@@ -109,8 +111,7 @@ struct rpc_frame_plan out_plan(const struct rpc_out *head, size_t limit_bytes) {
         size_t at_byte = out->at_byte;
         for (uint32_t at = out->at; at < out->n_segments; at++, at_byte = 0) {
             bool big;
-            size_t part =
-                segment_part(out, at, at_byte, limit_bytes - plan.size_bytes, &big);
+            size_t part = segment_part(out, at, at_byte, limit_bytes - plan.size_bytes, &big);
             if (part == 0 || (big && plan.n_big == FRAME_BIG_MAX)) return plan;
             if (!big && part > FRAME_COPY_BYTES - plan.copied_bytes) {
                 part = FRAME_COPY_BYTES - plan.copied_bytes;

@@ -45,11 +45,20 @@ bool pb_next(struct pb_reader *r, struct pb_field *field) {
         f.number = (uint32_t)(key >> 3);
         f.wire_type = (uint32_t)(key & 7);
         switch (f.wire_type) {
-        case 0: ok = read_varint(r, &f.value); break;
-        case 1: ok = read_fixed(r, 8, &f.value); break;
-        case 2: ok = read_bytes(r, &f.bytes); break;
-        case 5: ok = read_fixed(r, 4, &f.value); break;
-        default: ok = false; /* groups, which proto3 does not have */
+        case 0:
+            ok = read_varint(r, &f.value);
+            break;
+        case 1:
+            ok = read_fixed(r, 8, &f.value);
+            break;
+        case 2:
+            ok = read_bytes(r, &f.bytes);
+            break;
+        case 5:
+            ok = read_fixed(r, 4, &f.value);
+            break;
+        default:
+            ok = false; /* groups, which proto3 does not have */
         }
     }
     if (!ok) {

@@ -3,9 +3,9 @@
  *
  * Threads. Every function here may be called from any thread unless it says otherwise. Callbacks
  * run on nng's threads: they must not block (they queue work and return); for one call they never
- * run two at a time, and in the order message*, end, closed. A callback may call any function on its
- * own or another call. No lock of this module is held while a callback runs that the functions here
- * would need (calling rpc_send from a callback is fine).
+ * run two at a time, and in the order message*, end, closed. A callback may call any function on
+ * its own or another call. No lock of this module is held while a callback runs that the functions
+ * here would need (calling rpc_send from a callback is fine).
  *
  * Calls are counted. A callback may use its call without holding a reference; whoever keeps it for
  * later takes one with rpc_call_ref. After the call is over every function on it is a harmless
@@ -83,7 +83,8 @@ void rpc_finish_with(struct rpc_call *call, replog_status status, const char *te
                      const char *name, const char *value);
 /* Client: no more messages from this side. */
 void rpc_end(struct rpc_call *call);
-/* Client: gives up (RST_STREAM); `closed` comes with CANCELLED. Server: as rpc_finish(CANCELLED). */
+/* Client: gives up (RST_STREAM); `closed` comes with CANCELLED. Server: as rpc_finish(CANCELLED).
+ */
 void rpc_cancel(struct rpc_call *call);
 
 /* Stops, and lets go on, the delivery of messages to this call: flow control then holds the sender
@@ -97,7 +98,7 @@ void rpc_resume(struct rpc_call *call);
  * message; a unary or server-streaming call that does not bring exactly one gets INTERNAL before
  * any handler runs; the handler answers with rpc_send... and rpc_finish. */
 struct rpc_method {
-    const char *name;  /* as in the service's descriptor: "AppendStream" */
+    const char *name;                  /* as in the service's descriptor: "AppendStream" */
     bool client_stream, server_stream; /* protobuf-c loses the word `stream`; say it here */
     struct rpc_handlers handlers;
 };
@@ -117,15 +118,16 @@ struct rpc_service {
 };
 
 struct rpc_server_options {
-    const char *listen;           /* "HOST:PORT" */
-    uint32_t max_connections;     /* 0: 256; more are closed at accept */
-    uint32_t max_streams;         /* concurrent calls of one connection; 0: 1024 */
-    uint64_t max_connection_bytes;/* undelivered request bytes of one connection; 0: 16 MiB */
-    uint64_t max_total_bytes;     /* of all; 0: 32 MiB */
-    size_t send_queue_bytes;      /* of one call; 0: 1 MiB */
-    uint32_t handshake_ms;        /* preface and SETTINGS must be there by then; 0: 3000 */
-    uint32_t keepalive_ms;        /* PING after so much silence, closed after as much again; 0: 10000 */
-    /* For reflection: serialised FileDescriptorProtos, see rpc_reflection below. */
+    const char *listen;            /* "HOST:PORT" */
+    uint32_t max_connections;      /* 0: 256; more are closed at accept */
+    uint32_t max_streams;          /* concurrent calls of one connection; 0: 1024 */
+    uint64_t max_connection_bytes; /* undelivered request bytes of one connection; 0: 16 MiB */
+    uint64_t max_total_bytes;      /* of all; 0: 32 MiB */
+    size_t send_queue_bytes;       /* of one call; 0: 1 MiB */
+    uint32_t handshake_ms;         /* preface and SETTINGS must be there by then; 0: 3000 */
+    uint32_t keepalive_ms; /* PING after so much silence, closed after as much again; 0: 10000 */
+    /* For reflection: serialised FileDescriptorSets, as in the generated NAME.desc.h
+     * (NAME_descriptor_set). Borrowed for the server's life. */
     const struct slice *descriptor_files;
     size_t n_descriptor_files;
 };
@@ -135,6 +137,8 @@ struct rpc_server;
 replog_status rpc_server_start(const struct rpc_server_options *options,
                                const struct rpc_service *services, size_t n_services,
                                struct rpc_server **server, replog_error *err);
+/* The port that the server listens on (of use when `listen` says port 0: any). */
+uint16_t rpc_server_port(const struct rpc_server *server);
 /* Health as Check and Watch tell it: of "" and of every service name given. */
 void rpc_server_set_serving(struct rpc_server *server, bool serving);
 /* Stops accepting, sends GOAWAY, waits until calls are done or timeout_ms passed, closes. The
@@ -154,10 +158,10 @@ void rpc_server_stats(struct rpc_server *server, struct rpc_stats *stats);
  * a connection fail with UNAVAILABLE when the attempt does. */
 struct rpc_channel;
 struct rpc_channel_options {
-    const char *address;         /* "HOST:PORT" */
-    uint32_t connect_ms;         /* 0: 2000 */
-    uint32_t keepalive_ms;       /* 0: 10000 */
-    size_t send_queue_bytes;     /* of one call; 0: 1 MiB */
+    const char *address;     /* "HOST:PORT" */
+    uint32_t connect_ms;     /* 0: 2000 */
+    uint32_t keepalive_ms;   /* 0: 10000 */
+    size_t send_queue_bytes; /* of one call; 0: 1 MiB */
 };
 replog_status rpc_channel_open(const struct rpc_channel_options *options,
                                struct rpc_channel **channel, replog_error *err);
@@ -168,22 +172,23 @@ const char *rpc_channel_address(const struct rpc_channel *channel);
 bool rpc_channel_connected(const struct rpc_channel *channel);
 
 /* Starts a call. `path` is "/package.Service/Method". timeout_ms: 0 means no deadline. The call is
- * returned with a reference of the caller's, or NULL when memory is short. All failures come through
- * `closed`. The handlers are copied. */
+ * returned with a reference of the caller's, or NULL when memory is short. All failures come
+ * through `closed`. The handlers are copied. */
 struct rpc_call *rpc_start(struct rpc_channel *channel, const char *path, uint32_t timeout_ms,
                            const struct rpc_handlers *handlers, void *user);
 
-/* One unary call, waiting for its answer. On OK *reply (when not NULL) is an unpacked message of the
- * method's output type, freed with protobuf_c_message_free_unpacked. `leader` (may be NULL, else 300
- * bytes) gets the trailing "replog-leader" metadata, or "". Not from a callback. */
+/* One unary call, waiting for its answer. On OK *reply (when not NULL) is an unpacked message of
+ * the method's output type, freed with protobuf_c_message_free_unpacked. `leader` (may be NULL,
+ * else 300 bytes) gets the trailing "replog-leader" metadata, or "". Not from a callback. */
 replog_status rpc_unary(struct rpc_channel *channel, const ProtobufCServiceDescriptor *service,
                         const char *method, const ProtobufCMessage *request, uint32_t timeout_ms,
                         ProtobufCMessage **reply, char *leader, replog_error *err);
 
-/* ---- Hostile bytes ---------------------------------------------------------------------------- */
+/* ---- Hostile bytes ----------------------------------------------------------------------------
+ */
 
-/* Unpacks with a budget on memory: 1 MiB of hostile input must not become 71 MB. NULL when malformed
- * or over budget_bytes. Freed with protobuf_c_message_free_unpacked(message, NULL). */
+/* Unpacks with a budget on memory: 1 MiB of hostile input must not become 71 MB. NULL when
+ * malformed or over budget_bytes. Freed with protobuf_c_message_free_unpacked(message, NULL). */
 ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *bytes,
                              size_t size_bytes, size_t budget_bytes);
 
@@ -202,8 +207,8 @@ struct pb_field {
 bool pb_next(struct pb_reader *r, struct pb_field *field);
 
 /* Hot-path writing: appends one field to a buffer. */
-void pb_put_varint(struct buffer *b, uint32_t number, uint64_t value);   /* 0 is left out */
-void pb_put_fixed64(struct buffer *b, uint32_t number, uint64_t value);  /* 0 is left out */
+void pb_put_varint(struct buffer *b, uint32_t number, uint64_t value);  /* 0 is left out */
+void pb_put_fixed64(struct buffer *b, uint32_t number, uint64_t value); /* 0 is left out */
 void pb_put_bytes(struct buffer *b, uint32_t number, const void *data, size_t size_bytes);
 /* Key and length of a bytes field whose content is sent as a piece of its own behind it. */
 void pb_put_bytes_header(struct buffer *b, uint32_t number, size_t size_bytes);

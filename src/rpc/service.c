@@ -120,8 +120,8 @@ static void stub_reply(const ProtobufCMessage *reply, void *data) {
 void stub_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes) {
     ProtobufCService *stub = call->route->stub;
     unsigned index = call->route->stub_index;
-    ProtobufCMessage *request = rpc_unpack(stub->descriptor->methods[index].input, bytes,
-                                           size_bytes, STUB_BUDGET_BYTES);
+    ProtobufCMessage *request =
+        rpc_unpack(stub->descriptor->methods[index].input, bytes, size_bytes, STUB_BUDGET_BYTES);
     if (!request) {
         rpc_finish(call, REPLOG_INVALID_ARGUMENT, "the request message is malformed");
         return;

@@ -43,10 +43,10 @@ static bool flood_token(struct rpc_conn *conn) {
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user) {
     (void)session;
     struct rpc_conn *conn = user;
-    bool brings = hd->type == NGHTTP2_HEADERS || hd->type == NGHTTP2_CONTINUATION ||
-                  hd->type == NGHTTP2_WINDOW_UPDATE || hd->type == NGHTTP2_GOAWAY ||
-                  (hd->type == NGHTTP2_DATA &&
-                   (hd->length > 0 || (hd->flags & NGHTTP2_FLAG_END_STREAM)));
+    bool brings =
+        hd->type == NGHTTP2_HEADERS || hd->type == NGHTTP2_CONTINUATION ||
+        hd->type == NGHTTP2_WINDOW_UPDATE || hd->type == NGHTTP2_GOAWAY ||
+        (hd->type == NGHTTP2_DATA && (hd->length > 0 || (hd->flags & NGHTTP2_FLAG_END_STREAM)));
     return brings || flood_token(conn) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
@@ -90,8 +90,8 @@ static void request_header(struct rpc_conn *conn, const uint8_t *name, size_t n,
     }
 }
 
-static void reply_header(struct rpc_call *call, const uint8_t *name, size_t n,
-                         const uint8_t *value, size_t size) {
+static void reply_header(struct rpc_call *call, const uint8_t *name, size_t n, const uint8_t *value,
+                         size_t size) {
     int code = 0;
     size_t digits = 0;
     while (digits < size && digits < 4 && value[digits] >= '0' && value[digits] <= '9')
@@ -101,8 +101,8 @@ static void reply_header(struct rpc_call *call, const uint8_t *name, size_t n,
         call->http_status = number ? code : 0;
     } else if (is(name, n, "grpc-status")) {
         call->has_status = true;
-        call->status = number && code <= REPLOG_UNAUTHENTICATED ? (replog_status)code
-                                                                : REPLOG_UNKNOWN;
+        call->status =
+            number && code <= REPLOG_UNAUTHENTICATED ? (replog_status)code : REPLOG_UNKNOWN;
     } else if (is(name, n, "grpc-message")) {
         free(call->text);
         call->text = message_decode(value, size);
@@ -179,7 +179,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     struct rpc_call *call;
     switch (frame->hd.type) {
     case NGHTTP2_SETTINGS:
-        conn->settings_seen = true;
+        atomic_store(&conn->spoke, true);
         conn_due(conn, conn->last_rx_ms + conn->limits.keepalive_ms);
         return 0;
     case NGHTTP2_GOAWAY:
@@ -187,8 +187,10 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
         if (conn->channel) atomic_store(&conn->retired, true);
         return 0;
     case NGHTTP2_HEADERS:
-    case NGHTTP2_DATA: break;
-    default: return 0;
+    case NGHTTP2_DATA:
+        break;
+    default:
+        return 0;
     }
     call = call_of(session, frame->hd.stream_id);
     if (!call) return 0;
@@ -235,8 +237,7 @@ static void close_client_call(struct rpc_call *call, uint32_t error_code) {
     if (call->has_status) {
         call_close(call, call->status, call->text ? call->text : "", false);
     } else if (error_code != NGHTTP2_NO_ERROR) {
-        snprintf(text, sizeof text, "the stream was reset: %s",
-                 nghttp2_http2_strerror(error_code));
+        snprintf(text, sizeof text, "the stream was reset: %s", nghttp2_http2_strerror(error_code));
         call_close(call, status_of_h2_error(error_code), text, true);
     } else if (call->http_status != 200) {
         snprintf(text, sizeof text, "HTTP status %d instead of a gRPC answer", call->http_status);
@@ -448,7 +449,8 @@ nghttp2_session *session_new(struct rpc_conn *conn, bool is_server) {
     nghttp2_session *session = NULL;
     nghttp2_session_callbacks *callbacks = NULL;
     nghttp2_option *option = NULL;
-    if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0) goto out;
+    if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0)
+        goto out;
     set_callbacks(callbacks);
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);

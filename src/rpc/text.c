@@ -18,13 +18,26 @@ bool timeout_parse(const uint8_t *text, size_t size_bytes, uint64_t *timeout_ms)
         n = n * 10 + (uint64_t)(text[i] - '0');
     }
     switch (text[size_bytes - 1]) {
-    case 'H': *timeout_ms = n * 3600000; break;
-    case 'M': *timeout_ms = n * 60000; break;
-    case 'S': *timeout_ms = n * 1000; break;
-    case 'm': *timeout_ms = n; break;
-    case 'u': *timeout_ms = (n + 999) / 1000; break;
-    case 'n': *timeout_ms = (n + 999999) / 1000000; break;
-    default: return false;
+    case 'H':
+        *timeout_ms = n * 3600000;
+        break;
+    case 'M':
+        *timeout_ms = n * 60000;
+        break;
+    case 'S':
+        *timeout_ms = n * 1000;
+        break;
+    case 'm':
+        *timeout_ms = n;
+        break;
+    case 'u':
+        *timeout_ms = (n + 999) / 1000;
+        break;
+    case 'n':
+        *timeout_ms = (n + 999999) / 1000000;
+        break;
+    default:
+        return false;
     }
     return true;
 }
@@ -90,25 +103,36 @@ char *message_decode(const uint8_t *text, size_t size_bytes) {
 
 replog_status status_of_http(int http_status) {
     switch (http_status) {
-    case 400: return REPLOG_INTERNAL;
-    case 401: return REPLOG_UNAUTHENTICATED;
-    case 403: return REPLOG_PERMISSION_DENIED;
-    case 404: return REPLOG_UNIMPLEMENTED;
+    case 400:
+        return REPLOG_INTERNAL;
+    case 401:
+        return REPLOG_UNAUTHENTICATED;
+    case 403:
+        return REPLOG_PERMISSION_DENIED;
+    case 404:
+        return REPLOG_UNIMPLEMENTED;
     case 429:
     case 502:
     case 503:
-    case 504: return REPLOG_UNAVAILABLE;
-    default: return REPLOG_UNKNOWN;
+    case 504:
+        return REPLOG_UNAVAILABLE;
+    default:
+        return REPLOG_UNKNOWN;
     }
 }
 
 replog_status status_of_h2_error(uint32_t error_code) {
     switch (error_code) {
-    case NGHTTP2_REFUSED_STREAM: return REPLOG_UNAVAILABLE;
-    case NGHTTP2_CANCEL: return REPLOG_CANCELLED;
-    case NGHTTP2_ENHANCE_YOUR_CALM: return REPLOG_RESOURCE_EXHAUSTED;
-    case NGHTTP2_INADEQUATE_SECURITY: return REPLOG_PERMISSION_DENIED;
-    default: return REPLOG_INTERNAL;
+    case NGHTTP2_REFUSED_STREAM:
+        return REPLOG_UNAVAILABLE;
+    case NGHTTP2_CANCEL:
+        return REPLOG_CANCELLED;
+    case NGHTTP2_ENHANCE_YOUR_CALM:
+        return REPLOG_RESOURCE_EXHAUSTED;
+    case NGHTTP2_INADEQUATE_SECURITY:
+        return REPLOG_PERMISSION_DENIED;
+    default:
+        return REPLOG_INTERNAL;
     }
 }
 

@@ -14,7 +14,8 @@
  *    40     8  timestamp, microseconds since 1970 on the leader that sealed it
  *    48     8  session id, 0: none
  *    56     8  sequence number within the session
- *    64     8  acked_below: the session's client has the answers to all sequences below
+ *    64     8  acked_below: the session's client has the answers to all sequences below; in a log
+ *              without a cluster (replog/wal.h): seq of the last CHECKPOINT up to this block, 0: none
  *    72     8  chain: the previous block's hash (0 before the first)
  *    80        records, each: op (1), key length (3), value length (4), key, value
  *

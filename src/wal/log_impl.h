@@ -102,7 +102,7 @@ struct rescan {
     struct term_runs *runs;       /* extended; NULL: not wanted */
     /* results, with segment->last, data_end, write_end and last_us */
     struct wal_pos marked; /* the last mark, at least header.prev */
-    uint64_t rewrite_from; /* nothing below this offset lies above the last mark */
+    uint64_t rewrite_from; /* the groups below this offset are proved durable by a mark */
     uint64_t torn_bytes;
 };
 /* Reads a segment's groups from the front and checks all. DATA_LOSS: the target is not reached, or

@@ -4,8 +4,8 @@
  *   2. term and vote again (vote.h says why),
  *   3. files that a cut or a truncation had dropped go, highest first,
  *   4. seals that were damaged are written again,
- *   5. what lies above the last mark is written again, byte for byte, and synced: after a failed
- *      fdatasync the page cache may hold what the disk never took. A mark follows.
+ *   5. what no mark proves durable is written again, byte for byte, and synced: after a failed
+ *      fdatasync the page cache may hold what the disk never took. A mark follows if there is a block above the last one.
  *
  * Which segments exist: those behind the cut segment whose epoch is below that of the last cut do not;
  * of the others the last one that begins at or below the first seq, and what follows it. Each
@@ -488,7 +488,7 @@ static replog_status settle_last(struct opening *o, replog_error *err) {
     struct wal_segment *segment = o->last.segment;
     replog_status status = REPLOG_OK;
     bool above_mark = o->last.marked.seq < segment->last.seq;
-    if (above_mark && segment->last.seq >= segment->header.first_seq) status = write_again(o, err);
+    if (o->last.rewrite_from < segment->write_end) status = write_again(o, err);
     if (!status && segment->sealed)
         status = wal_write_seal(wal, segment, o->last_file, &wal->index, err);
     if (!status && segment->sealed) status = wal->disk->sync(o->last_file, err);

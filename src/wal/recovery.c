@@ -26,7 +26,8 @@ static void note_group(struct rescan *rescan, const struct scan *scan, const str
     struct wal_segment *segment = rescan->segment;
     const struct group_header *group = &scan->group;
     if (group->mark.seq > rescan->marked.seq) rescan->marked = group->mark;
-    if (group->mark.seq >= before->seq) rescan->rewrite_from = scan->group_offset;
+    /* Empty groups behind the last marked block are not proved by the mark. */
+    if (group->mark.seq >= before->seq) rescan->rewrite_from = page_align(segment->data_end);
     if (group->n_blocks) {
         index_add(rescan->index, before->seq + 1 - segment->header.first_seq, scan->group_offset);
         segment->last = scan->pos;

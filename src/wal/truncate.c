@@ -81,7 +81,6 @@ static void forget_segments(struct wal *wal, size_t from, size_t to) {
     for (size_t i = from; i < to; i++) {
         struct wal_segment *segment = wal->segments[i];
         segment->removed = true;
-        if (segment == wal->active) wal->active = NULL;
         if (!segment->users) free(segment);
     }
     memmove(wal->segments + from, wal->segments + to,
@@ -213,29 +212,130 @@ static replog_status prepare_cut(struct wal *wal, uint64_t keep_seq, struct cut 
 
 /* The log's state in memory after the cut; files follow. */
 static void apply_cut(struct wal *wal, struct cut *cut) {
-    struct wal_segment *segment = wal->segments[cut->at];
+    struct wal_segment *segment = wal->segments[cut->at], *active = wal->active;
     pthread_mutex_lock(&wal->mutex);
-    while (cut->at + 1 + cut->n_numbers < wal->n_segments) {
-        cut->numbers[cut->n_numbers] =
-            wal->segments[cut->at + 1 + cut->n_numbers]->header.number;
-        cut->n_numbers++;
-    }
-    struct wal_segment *active = wal->active;
-    for (size_t i = cut->at; i < wal->n_segments; i++) wal->segments[i]->removed = i > cut->at;
-    if (active) wal_release(wal, active);
-    if (active && active->removed && wal->segments[wal->n_segments - 1] == active) {
-    }
+    for (size_t i = cut->at + 1; i < wal->n_segments; i++)
+        cut->numbers[cut->n_numbers++] = wal->segments[i]->header.number;
     wal->active = NULL;
+    if (active) wal_release(wal, active);
+    forget_segments(wal, cut->at + 1, wal->n_segments);
     segment->last = cut->copy.last;
     segment->data_end = cut->copy.data_end;
     segment->write_end = cut->copy.write_end;
     segment->last_us = cut->copy.last_us;
     segment->sealed = true;
-    wal->tail = wal->durable = wal->marked = cut->keep;
+    wal->tail = wal->durable = cut->keep;
     runs_cut(&wal->runs, cut->keep.seq);
+    runs_trim(&wal->runs, wal->manifest.base.seq + 1, cut->keep.seq);
     wal->cuts++;
     wal->last_cut_seq = cut->keep.seq;
+    atomic_store(&wal->tail_seq, cut->keep.seq);
     atomic_fetch_add(&wal->changes, 1);
     pthread_mutex_unlock(&wal->mutex);
-    atomic_store(&wal->tail_seq, cut->keep.seq);
+    wal->marked = cut->keep;
+}
+
+static replog_status finish_cut(struct wal *wal, struct cut *cut, replog_error *err) {
+    replog_status status = REPLOG_OK;
+    for (size_t i = cut->n_numbers; i-- > 0 && !status;)
+        status = wal_drop_file(wal, cut->numbers[i], false, err);
+    if (!status && cut->n_numbers) status = wal->disk->sync_dir(wal->disk->ctx, wal->dir, err);
+    if (!status)
+        status = wal_write_seal(wal, wal->segments[cut->at], cut->file, &cut->index, err);
+    if (!status) status = wal->disk->sync(cut->file, err);
+    return status ? wal_break(wal, err) : REPLOG_OK;
+}
+
+/* Nothing lies above keep_seq: the rest of what wal_cut promises. */
+static replog_status raise_epoch(struct wal *wal, replog_error *err) {
+    replog_status status = wal_sync(wal, err);
+    if (status) return status;
+    struct manifest manifest = wal->manifest;
+    manifest.epoch++;
+    return wal_store_manifest(wal, &manifest, err);
+}
+
+replog_status wal_cut(struct wal *wal, uint64_t keep_seq, replog_error *err) {
+    replog_error local;
+    if (!err) err = &local;
+    replog_status status = wal_writable(wal, err);
+    if (status) return status;
+    if (keep_seq < wal->manifest.base.seq || keep_seq > wal->tail.seq)
+        return error_set(err, REPLOG_OUT_OF_RANGE,
+                         "cut above seq %" PRIu64 ": the log holds %" PRIu64 " to %" PRIu64,
+                         keep_seq, wal->manifest.base.seq + 1, wal->tail.seq);
+    if (keep_seq == wal->tail.seq) return raise_epoch(wal, err);
+    struct cut *cut = calloc(1, sizeof *cut);
+    if (!cut) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to cut");
+    status = prepare_cut(wal, keep_seq, cut, err);
+    if (!status && wal->durable.seq < keep_seq) status = wal_sync(wal, err);
+    if (!status) {
+        struct manifest manifest = wal->manifest;
+        manifest.epoch++;
+        manifest.last_segment = cut->copy.header.number;
+        manifest.cut = (struct manifest_cut){cut->copy.header.number, manifest.epoch,
+                                             cut->copy.data_end, cut->keep};
+        status = wal_store_manifest(wal, &manifest, err);
+    }
+    if (!status) {
+        apply_cut(wal, cut);
+        status = finish_cut(wal, cut, err);
+    }
+    if (cut->file) wal->disk->close(cut->file);
+    free(cut->numbers);
+    free(cut);
+    return status;
+}
+
+/* ---- Pool */
+void wal_abandon_preparing(struct wal *wal) {
+    if (wal->preparing) wal->disk->close(wal->preparing);
+    wal->preparing = NULL;
+}
+
+static replog_status fill_slice(struct wal *wal, replog_error *err) {
+    static const uint8_t zeros[64 << 10];
+    struct iovec pieces[WAL_GROW_BYTES / sizeof zeros];
+    uint64_t left = wal->segment_bytes - wal->preparing_bytes;
+    if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
+    size_t n = 0;
+    for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
+        pieces[n] = (struct iovec){(void *)(uintptr_t)zeros,
+                                   left - at < sizeof zeros ? left - at : sizeof zeros};
+    replog_status status =
+        wal->disk->write(wal->preparing, pieces, n, wal->preparing_bytes, err);
+    if (!status) status = wal->disk->sync(wal->preparing, err);
+    if (!status) wal->preparing_bytes += left;
+    return status;
+}
+
+replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
+    replog_error local;
+    if (!err) err = &local;
+    *more = false;
+    replog_status status = wal_writable(wal, err);
+    if (status || wal->n_spares >= wal->pool_segments) return status;
+    struct wal_path path;
+    if (!wal->preparing) {
+        wal->preparing_number = wal->next_number++;
+        wal->preparing_bytes = 0;
+        wal_spare_path(wal, wal->preparing_number, &path);
+        status =
+            wal->disk->open(wal->disk->ctx, path.text, DISK_CREATE, &wal->preparing, err);
+    }
+    if (!status) status = fill_slice(wal, err);
+    if (status == REPLOG_RESOURCE_EXHAUSTED) {
+        wal_spare_path(wal, wal->preparing_number, &path);
+        wal_abandon_preparing(wal);
+        replog_error ignored; /* the open may have failed; a leftover goes at the next open */
+        wal->disk->unlink(wal->disk->ctx, path.text, &ignored);
+        return status;
+    }
+    if (status) return wal_break(wal, err);
+    if (wal->preparing_bytes >= wal->segment_bytes) {
+        wal_abandon_preparing(wal);
+        wal->spares[wal->n_spares++] = wal->preparing_number;
+    }
+    *more = wal->n_spares < wal->pool_segments;
+    return REPLOG_OK;
 }

@@ -66,14 +66,16 @@ def spawn(argv, **kwargs):
     return subprocess.Popen(argv, preexec_fn=die_with_parent, **kwargs)
 
 
+# Tests that run at the same time take ports from slices of their own.
+SLOT, SLOTS = (int(x) for x in os.environ.get("REPLOG_TEST_SLOT", "0/1").split("/"))
 _ports_given = set()
 
 
 def free_port():
     """A port of 127.0.0.1 in 9000..9999 on which nothing listens; never the same twice."""
-    start = random.Random(os.getpid() * 7919 + len(_ports_given)).randrange(1000)
-    for i in range(1000):
-        port = 9000 + (start + i) % 1000
+    width = 1000 // SLOTS
+    for _ in range(4 * width):
+        port = 9000 + SLOT * width + random.randrange(width)
         if port in _ports_given:
             continue
         with contextlib.closing(socket.socket()) as s:

@@ -114,13 +114,9 @@ def test_garbage_in_messages(t):
             with contextlib.closing(connect(c[1])) as s, contextlib.suppress(OSError):
                 s.sendall(HELLO + frame(HEADERS, 4, 1, request_headers(path)) +
                           frame(DATA, 1, 1, body))
-                s.settimeout(3)
-                got = b""
-                while b"grpc-status" not in got and len(got) < 4000:
-                    piece = s.recv(4096)
-                    if not piece:
-                        break
-                    got += piece
+                s.settimeout(0.15)
+                while s.recv(4096):
+                    pass
     traffic.finish(c[1])
 
 

@@ -102,13 +102,6 @@ void world_start_all(struct world *w) {
         if (!w->nodes[id].running) world_start(w, id);
 }
 
-void world_crash(struct world *w, uint64_t id) {
-    struct world_node *x = &w->nodes[id];
-    stop(w, id);
-    disk_mem_crash(x->disk, DISK_LOSE_RANDOM, rng_next(&w->rng));
-    store_mem_crash(x->store);
-}
-
 void world_wipe(struct world *w, uint64_t id) {
     struct world_node *x = &w->nodes[id];
     CHECK(!x->running);
@@ -326,6 +319,19 @@ static void apply_thread(struct world *w, struct world_node *x) {
     }
 }
 
+void world_crash(struct world *w, uint64_t id) {
+    struct world_node *x = &w->nodes[id];
+    stop(w, id);
+    for (uint64_t k = 1; k <= w->n; k++) {
+        if (w->stream[k][id] == 0) continue;
+        w->stream[k][id] = 0;
+        w->stream_due[k][id] = w->now_ms + rng_between(&w->rng, 5, 60);
+        step(w, &w->nodes[k], (struct node_event){.type = NODE_EV_PEER_DOWN, .peer = id});
+    }
+    disk_mem_crash(x->disk, DISK_LOSE_RANDOM, rng_next(&w->rng));
+    store_mem_crash(x->store);
+}
+
 static void streams(struct world *w, uint64_t from, uint64_t to) {
     bool possible = w->nodes[from].running && w->nodes[to].running && !w->cut[from][to];
     if (w->stream[from][to] && !possible) {
@@ -444,7 +450,7 @@ uint64_t world_append(struct world *w, uint64_t id, const char *key, const char 
     struct node_event event = {.type = NODE_EV_APPEND, .token = new_token(w)};
     event.deadline_ms = deadline_ms ? w->now_ms + deadline_ms : 0;
     event.append = (struct node_append){
-        .ack = ack, .session = session, .sequence = sequence, .acked_below = sequence};
+        .ack = ack, .session = session, .sequence = sequence, .acked_below = w->acked_below};
     event.append.block = block_finish(&b, &event.append.n_records, &event.append.flags);
     block_builder_free(&b);
     step(w, &w->nodes[id], event);

@@ -53,6 +53,7 @@ struct world {
     uint64_t n_requests;
     struct node_options options; /* for nodes that start */
     uint32_t segment_bytes;
+    uint64_t acked_below; /* what the appends say */
     char refused[240]; /* the last refusal */
 };
 

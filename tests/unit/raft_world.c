@@ -205,10 +205,11 @@ static void carry_out_log(struct world *w, struct member *m, const struct raft_e
     switch (e->type) {
     case RAFT_FX_SAVE_VOTE:
         trace(w, "    %llu saves term %llu, vote %llu", (ull)m->id, (ull)e->term, (ull)e->vote);
-        push_op(&m->to_disk, &(struct op){.type = OP_VOTE, .term = e->term, .vote = e->vote});
+        push_op(&m->votes, &(struct op){.type = OP_VOTE, .term = e->term, .vote = e->vote});
         break;
     case RAFT_FX_CUT:
         trace(w, "    %llu cuts above %llu, epoch %llu", (ull)m->id, (ull)e->seq, (ull)e->epoch);
+        w->cuts++;
         log_cut(&m->log, e->seq);
         m->epoch = e->epoch;
         push_op(&m->to_disk, &(struct op){.type = OP_CUT, .seq = e->seq, .epoch = e->epoch});
@@ -340,13 +341,22 @@ static void do_op(struct member *m, const struct op *op) {
     }
 }
 
+static bool make_durable(struct member *m, struct op_queue *from, struct op_queue *to) {
+    if (!m->up || from->n == 0) return false;
+    struct op op = pop_op(from);
+    do_op(m, &op);
+    push_op(to, &op);
+    return true;
+}
+
 bool disk_step(struct world *w, uint64_t id) {
     struct member *m = &w->members[id];
-    if (!m->up || m->to_disk.n == 0) return false;
-    struct op op = pop_op(&m->to_disk);
-    do_op(m, &op);
-    push_op(&m->done, &op);
-    return true;
+    return make_durable(m, &m->to_disk, &m->done);
+}
+
+bool vote_step(struct world *w, uint64_t id) {
+    struct member *m = &w->members[id];
+    return make_durable(m, &m->votes, &m->votes_done);
 }
 
 bool complete_step(struct world *w, uint64_t id) {
@@ -354,19 +364,20 @@ bool complete_step(struct world *w, uint64_t id) {
     if (!m->up || m->done.n == 0) return false;
     struct op op = pop_op(&m->done);
     struct raft_event event = {.type = RAFT_EV_PERSISTED, .epoch = op.epoch};
-    if (op.type == OP_VOTE) {
-        trace(w, "  %llu's vote for %llu in term %llu is durable", (ull)id, (ull)op.vote,
-              (ull)op.term);
-        event.type = RAFT_EV_VOTE_SAVED;
-        event.term = op.term;
-        event.vote = op.vote;
-    } else {
-        event.seq = op.type == OP_WRITE ? op.block.at.last_seq : op.seq;
-        trace(w, "  %llu's log is durable up to %llu, epoch %llu", (ull)id, (ull)event.seq,
-              (ull)event.epoch);
-    }
+    event.seq = op.type == OP_WRITE ? op.block.at.last_seq : op.seq;
+    trace(w, "  %llu's log is durable up to %llu, epoch %llu", (ull)id, (ull)event.seq,
+          (ull)event.epoch);
     world_event(w, id, &event);
-    assert_true(raft_persisted(m->raft) <= log_last(&m->disk) || m->to_disk.n > 0);
+    return true;
+}
+
+bool vote_complete_step(struct world *w, uint64_t id) {
+    struct member *m = &w->members[id];
+    if (!m->up || m->votes_done.n == 0) return false;
+    struct op op = pop_op(&m->votes_done);
+    trace(w, "  %llu's vote for %llu in term %llu is durable", (ull)id, (ull)op.vote, (ull)op.term);
+    world_event(w, id,
+                &(struct raft_event){.type = RAFT_EV_VOTE_SAVED, .term = op.term, .vote = op.vote});
     return true;
 }
 
@@ -453,7 +464,7 @@ void crash(struct world *w, uint64_t id) {
     raft_free(m->raft);
     m->raft = NULL;
     m->up = false;
-    m->to_disk.n = m->done.n = 0;
+    m->to_disk.n = m->done.n = m->votes.n = m->votes_done.n = 0;
     m->log = m->disk;
     memset(m->streams, 0, sizeof m->streams);
     for (uint64_t peer = 1; peer <= w->n; peer++) {
@@ -541,6 +552,8 @@ void log_of(struct world *w, uint64_t id, uint64_t term, const char *terms) {
 static bool all_disks(struct world *w) {
     bool any = false;
     for (uint64_t id = 1; id <= w->n; id++) {
+        while (!w->members[id].votes_held && vote_step(w, id)) any = true;
+        while (!w->members[id].votes_held && vote_complete_step(w, id)) any = true;
         while (!w->members[id].disk_held && disk_step(w, id)) any = true;
         while (!w->members[id].disk_held && complete_step(w, id)) any = true;
     }

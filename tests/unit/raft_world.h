@@ -60,16 +60,17 @@ struct stream {
 
 struct member {
     uint64_t id;
-    bool up, disk_held, may_stand;
-    struct raft *raft; /* NULL while down */
+    bool up, may_stand;
+    bool disk_held, votes_held; /* deliver_all leaves the log's disk, the vote file alone */
+    struct raft *raft;          /* NULL while down */
     uint64_t now_ms;
     struct block_log log;  /* what the core was told or told us, durable or not */
     struct block_log disk; /* what a crash leaves */
     uint64_t disk_term, disk_vote;
-    uint64_t base_seq, base_term; /* blocks stay in the arrays: the base only tells the core */
-    uint64_t applied;             /* durably: the commit after a restart */
-    struct op_queue to_disk;      /* not durable yet */
-    struct op_queue done;         /* durable, and the core does not know yet */
+    uint64_t base_seq, base_term;     /* blocks stay in the arrays: the base only tells the core */
+    uint64_t applied;                 /* durably: the commit after a restart */
+    struct op_queue to_disk, votes;   /* not durable yet; votes may overtake the log */
+    struct op_queue done, votes_done; /* durable, and the core does not know yet */
     struct stream streams[WORLD_MEMBERS + 1];
     uint64_t epoch;
 };
@@ -90,7 +91,7 @@ struct world {
     struct block committed[WORLD_BLOCKS];
     size_t n_committed;
     uint64_t read_floor[WORLD_READS]; /* committed when the read with this context arrived */
-    unsigned reads_ok, reads_failed, n_reads, elections;
+    unsigned reads_ok, reads_failed, n_reads, elections, cuts;
     uint64_t last_read_ok;
 
     FILE *trace; /* NULL: none */
@@ -116,10 +117,13 @@ void pass_ms(struct world *w, uint64_t ms); /* every clock; nobody is told yet *
 void append(struct world *w, uint64_t leader, unsigned n_records);
 void ask_read(struct world *w, uint64_t id);
 void hand_over(struct world *w, uint64_t leader, uint64_t to);
-bool disk_step(struct world *w, uint64_t id);     /* the oldest write becomes durable */
-bool complete_step(struct world *w, uint64_t id); /* and the core is told of the oldest such */
-void pump(struct world *w, uint64_t id);          /* streams send what there is */
-void deliver(struct world *w, size_t packet);     /* and take it from the network */
+/* The oldest write (vote) becomes durable; the core is told of the oldest such. False: none. */
+bool disk_step(struct world *w, uint64_t id);
+bool complete_step(struct world *w, uint64_t id);
+bool vote_step(struct world *w, uint64_t id);
+bool vote_complete_step(struct world *w, uint64_t id);
+void pump(struct world *w, uint64_t id);      /* streams send what there is */
+void deliver(struct world *w, size_t packet); /* and take it from the network */
 void lose(struct world *w, size_t packet);
 void lost_connection(struct world *w, uint64_t id, uint64_t peer);
 void crash(struct world *w, uint64_t id); /* loses what is not durable */

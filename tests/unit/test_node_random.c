@@ -14,7 +14,7 @@
 enum { APPENDS = 120, SEEDS = 30, CLIENT_WINDOW = 8 };
 
 struct client {
-    uint64_t session, session_token, leader;
+    uint64_t session, session_token, leader, leader_life;
     uint64_t next, acked_below; /* numbers: next to send, all below are answered */
     uint64_t tokens[APPENDS + 2];
     bool answered[APPENDS + 2];
@@ -45,7 +45,7 @@ static void look(const replog_record *r, void *user) {
 /* The client: finds a leader, opens a session, keeps a window of appends in flight, and begins
  * again from the lowest unanswered number whenever something fails. */
 static void client_step(struct world *w, struct client *c) {
-    bool restart = c->leader == 0 || !w->nodes[c->leader].running;
+    bool restart = c->leader == 0 || w->nodes[c->leader].life != c->leader_life;
     for (uint64_t i = c->acked_below; !restart && i < c->next; i++) {
         struct world_request *r = world_request(w, c->tokens[i]);
         if (!r->done) break;
@@ -66,6 +66,7 @@ static void client_step(struct world *w, struct client *c) {
                 world_snapshot(w, id).ready && rng_between(&w->rng, 0, 2))
                 c->leader = id;
         if (!c->leader) return;
+        c->leader_life = w->nodes[c->leader].life;
     }
     if (!c->session) {
         if (!c->session_token)
@@ -78,6 +79,7 @@ static void client_step(struct world *w, struct client *c) {
     while (c->next <= APPENDS && c->next < c->acked_below + CLIENT_WINDOW) {
         char key[16];
         snprintf(key, sizeof key, "n%u", (unsigned)c->next);
+        w->acked_below = c->acked_below;
         c->tokens[c->next] =
             world_append(w, c->leader, key, "value", 1, NODE_ACK_QUORUM, c->session, c->next, 2000);
         c->next++;

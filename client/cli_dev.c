@@ -1,0 +1,324 @@
+/* replog dev: a local cluster in the foreground. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "client/cli.h"
+
+const char help_dev[] =
+    "usage: replog dev --nodes N --dir DIR [--base-port 7400]\n"
+    "\n"
+    "Runs a local cluster of N nodes (1 to 7) in the foreground. Node i serves on "
+    "127.0.0.1:BASE+i\n"
+    "(HTTP on BASE+50+i) and keeps its data, log output and process id in DIR/i, "
+    "DIR/i/replogd.log\n"
+    "and DIR/i/replogd.pid. Prints one line 'ready leader=ID endpoints=...' when it can serve.\n"
+    "SIGINT or SIGTERM stops every node; run again on the same DIR it goes on where it was. A "
+    "node\n"
+    "that ends is reported and not restarted: the replogd command that is shown joins it again.\n";
+
+enum {
+    MAX_NODES = 7,
+    MAX_DIR_BYTES = 1000,
+    HTTP_OFFSET = 50,
+    POLL_MS = 100,
+    READY_CALL_MS = 500, /* one question whether the cluster serves */
+    STOP_MS = 10000      /* from SIGTERM to SIGKILL */
+};
+
+struct node {
+    pid_t pid;   /* our child; 0: it ended */
+    pid_t other; /* started by hand; found when stopping */
+    char dir[MAX_DIR_BYTES + 16], id[16], listen[32], http[32];
+    char *argv[12]; /* of replogd */
+};
+
+struct dev {
+    unsigned n_nodes;
+    unsigned base_port;
+    const char *dir; /* at most MAX_DIR_BYTES */
+    char replogd[PATH_MAX], endpoints[400], cluster[400];
+    struct node nodes[MAX_NODES];
+};
+
+/* ---- Starting
+ * ------------------------------------------------------------------------------------ */
+
+/* replogd beside this program, or whichever PATH has. */
+static void find_replogd(struct dev *d) {
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) {
+        self[n] = '\0';
+        snprintf(d->replogd, sizeof d->replogd, "%.*s/replogd", PATH_MAX - 16, dirname(self));
+        if (access(d->replogd, X_OK) == 0) return;
+    }
+    snprintf(d->replogd, sizeof d->replogd, "replogd");
+}
+
+static void describe(struct dev *d) {
+    size_t e = 0, c = 0;
+    for (unsigned i = 1; i <= d->n_nodes; i++) {
+        const char *comma = i > 1 ? "," : "";
+        unsigned port = d->base_port + i;
+        e += (size_t)snprintf(d->endpoints + e, sizeof d->endpoints - e, "%s127.0.0.1:%u", comma,
+                              port);
+        c += (size_t)snprintf(d->cluster + c, sizeof d->cluster - c, "%s%u=127.0.0.1:%u", comma, i,
+                              port);
+    }
+    for (unsigned i = 1; i <= d->n_nodes; i++) {
+        struct node *node = &d->nodes[i - 1];
+        static char id[] = "--id", listen[] = "--listen", cluster[] = "--cluster", dir[] = "--dir",
+                    http[] = "--http";
+        unsigned port = d->base_port + i;
+        snprintf(node->dir, sizeof node->dir, "%s/%u", d->dir, i);
+        snprintf(node->id, sizeof node->id, "%u", i);
+        snprintf(node->listen, sizeof node->listen, "127.0.0.1:%u", port);
+        snprintf(node->http, sizeof node->http, "127.0.0.1:%u", port + HTTP_OFFSET);
+        char *argv[12] = {d->replogd, id,  node->id,  listen, node->listen, cluster,
+                          d->cluster, dir, node->dir, http,   node->http,   NULL};
+        memcpy(node->argv, argv, sizeof argv);
+    }
+}
+
+static bool make_dirs(const struct dev *d) {
+    for (unsigned i = 0; i <= d->n_nodes; i++) {
+        const char *dir = i ? d->nodes[i - 1].dir : d->dir;
+        if (mkdir(dir, 0777) && errno != EEXIST) {
+            fprintf(stderr, "replog: UNAVAILABLE: making directory %s: %s\n", dir, strerror(errno));
+            return false;
+        }
+    }
+    return true;
+}
+
+static _Noreturn void become_node(struct dev *d, struct node *node, pid_t parent) {
+    char log[PATH_MAX + 16];
+    setsid(); /* a terminal's interrupt is for us alone; we pass it on */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(1);
+    snprintf(log, sizeof log, "%s/replogd.log", node->dir);
+    int in = open("/dev/null", O_RDONLY), out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0) _exit(126);
+    execvp(d->replogd, node->argv);
+    fprintf(stderr, "%s: %s\n", d->replogd, strerror(errno));
+    _exit(127);
+}
+
+static bool start_nodes(struct dev *d) {
+    pid_t parent = getpid();
+    for (unsigned i = 0; i < d->n_nodes; i++) {
+        pid_t pid = fork();
+        if (pid == 0) become_node(d, &d->nodes[i], parent);
+        if (pid < 0) {
+            fprintf(stderr, "replog: UNAVAILABLE: fork: %s\n", strerror(errno));
+            return false;
+        }
+        d->nodes[i].pid = pid;
+    }
+    return true;
+}
+
+/* ---- Watching
+ * ------------------------------------------------------------------------------------ */
+
+static void report_end(const struct dev *d, unsigned i, int status) {
+    const struct node *node = &d->nodes[i];
+    fprintf(stderr,
+            "replog dev: node %u ended %s %d; its log is %s/replogd.log; to start it again:\n ",
+            i + 1, WIFSIGNALED(status) ? "by signal" : "with status",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), node->dir);
+    for (int k = 0; node->argv[k]; k++) fprintf(stderr, " %s", node->argv[k]);
+    fputc('\n', stderr);
+}
+
+/* Notes which children ended; returns how many live. */
+static unsigned reap(struct dev *d, bool tell) {
+    unsigned alive = 0;
+    for (unsigned i = 0; i < d->n_nodes; i++) {
+        struct node *node = &d->nodes[i];
+        int status;
+        if (node->pid && waitpid(node->pid, &status, WNOHANG) == node->pid) {
+            node->pid = 0;
+            if (tell) report_end(d, i, status);
+        }
+        alive += node->pid != 0;
+    }
+    return alive;
+}
+
+static void pause_ms(long ms) {
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&t, NULL); /* a signal ends it early */
+}
+
+/* A leader that answers a linearizable read serves. */
+static bool serves(struct cli *cli, uint64_t *leader) {
+    void *value = NULL;
+    size_t value_bytes;
+    replog_cluster_status status;
+    replog_status got = replog_get(cli->client, "replog dev", 10, false, READY_CALL_MS, &value,
+                                   &value_bytes, NULL, NULL);
+    if (!got) free(value);
+    if (got && got != REPLOG_NOT_FOUND) return false;
+    if (replog_get_status(cli->client, READY_CALL_MS, &status, NULL)) return false;
+    *leader = status.leader;
+    return status.leader != 0;
+}
+
+static int wait_ready(struct cli *cli, struct dev *d) {
+    uint64_t leader = 0;
+    while (!cli_interrupted()) {
+        if (reap(d, true) < d->n_nodes / 2 + 1) {
+            return cli_failed(REPLOG_UNAVAILABLE, "too few nodes are left for a majority");
+        }
+        if (serves(cli, &leader)) {
+            printf("ready leader=%" PRIu64 " endpoints=%s\n", leader, d->endpoints);
+            fflush(stdout);
+            return CLI_DONE;
+        }
+        pause_ms(POLL_MS);
+    }
+    return CLI_DONE;
+}
+
+/* ---- Stopping
+ * ------------------------------------------------------------------------------------ */
+
+/* Whether `pid` is a replogd that keeps its data in `dir`. */
+static bool is_node(pid_t pid, const char *dir) {
+    char path[64], exe[PATH_MAX], line[8192], theirs[PATH_MAX], ours[PATH_MAX];
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+    ssize_t n = readlink(path, exe, sizeof exe - 1);
+    if (n <= 0) return false;
+    exe[n] = '\0';
+    const char *name = strrchr(exe, '/');
+    if (!name || strncmp(name, "/replogd", 8) != 0 || (name[8] && name[8] != ' ')) return false;
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return false;
+    n = read(fd, line, sizeof line - 1);
+    close(fd);
+    if (n <= 0) return false;
+    line[n] = '\0';
+    for (char *word = line, *end = line + n; word < end; word += strlen(word) + 1) {
+        const char *value = NULL;
+        if (strcmp(word, "--dir") == 0) value = word + strlen(word) + 1;
+        if (strncmp(word, "--dir=", 6) == 0) value = word + 6;
+        if (!value || value >= end) continue;
+        char joined[PATH_MAX + 64];
+        snprintf(joined, sizeof joined, "/proc/%d/cwd/%s", (int)pid, value);
+        const char *where = value[0] == '/' ? value : joined;
+        return realpath(where, theirs) && realpath(dir, ours) && strcmp(theirs, ours) == 0;
+    }
+    return false;
+}
+
+static pid_t started_by_hand(const struct node *node) {
+    char path[PATH_MAX + 16];
+    long pid = 0;
+    snprintf(path, sizeof path, "%s/replogd.pid", node->dir);
+    FILE *f = fopen(path, "r");
+    char text[32] = "";
+    if (f && fgets(text, sizeof text, f)) pid = strtol(text, NULL, 10);
+    if (f) fclose(f);
+    if (pid <= 1 || pid > INT_MAX || pid == node->pid) return 0;
+    return is_node((pid_t)pid, node->dir) ? (pid_t)pid : 0;
+}
+
+static void signal_all(struct dev *d, int number) {
+    for (unsigned i = 0; i < d->n_nodes; i++) {
+        struct node *node = &d->nodes[i];
+        if (node->pid) kill(node->pid, number);
+        /* asked again each time: the number may have gone to another process since */
+        if (node->other && is_node(node->other, node->dir)) kill(node->other, number);
+    }
+}
+
+static bool all_gone(struct dev *d) {
+    unsigned left = reap(d, false);
+    for (unsigned i = 0; i < d->n_nodes; i++) {
+        const struct node *node = &d->nodes[i];
+        left += node->other && is_node(node->other, node->dir);
+    }
+    return left == 0;
+}
+
+static int stop_nodes(struct dev *d) {
+    reap(d, false);
+    for (unsigned i = 0; i < d->n_nodes; i++) d->nodes[i].other = started_by_hand(&d->nodes[i]);
+    signal_all(d, SIGTERM);
+    for (uint64_t end = clock_mono_ms() + STOP_MS; clock_mono_ms() < end;) {
+        if (all_gone(d)) return CLI_DONE;
+        pause_ms(20);
+    }
+    fprintf(stderr, "replog dev: nodes that do not end within %d s are killed\n", STOP_MS / 1000);
+    signal_all(d, SIGKILL);
+    for (uint64_t end = clock_mono_ms() + STOP_MS; clock_mono_ms() < end && !all_gone(d);) {
+        pause_ms(20);
+    }
+    return CLI_FAILED;
+}
+
+/* ---- The command
+ * --------------------------------------------------------------------------------- */
+
+static int run(struct cli *cli, struct dev *d) {
+    find_replogd(d);
+    describe(d);
+    if (!make_dirs(d)) return CLI_FAILED;
+    cli_catch_signals();
+    signal(SIGHUP, SIG_IGN);
+    int status = start_nodes(d) ? CLI_DONE : CLI_FAILED;
+    cli->endpoints = d->endpoints;
+    if (!status) status = cli_connect(cli, NULL);
+    if (!status) status = wait_ready(cli, d);
+    replog_client_close(cli->client);
+    cli->client = NULL;
+    while (!status && !cli_interrupted()) {
+        reap(d, true);
+        pause_ms(POLL_MS);
+    }
+    int stopped = stop_nodes(d);
+    return status ? status : stopped;
+}
+
+int cmd_dev(struct cli *cli, int argc, char **argv) {
+    static const struct option own[] = {{"nodes", required_argument, NULL, 'n'},
+                                        {"dir", required_argument, NULL, 'd'},
+                                        {"base-port", required_argument, NULL, 'b'},
+                                        {0}};
+    static struct dev d;
+    const char *dir = NULL;
+    uint64_t nodes = 3, base_port = 7400;
+    for (int option; (option = cli_option(cli, argc, argv, own)) != -1;) {
+        if (option == '?') return CLI_USAGE;
+        if (option == 'd') dir = optarg;
+        if (option == 'n' && !cli_number("--nodes", optarg, 1, MAX_NODES, &nodes)) return CLI_USAGE;
+        if (option == 'b' &&
+            !cli_number("--base-port", optarg, 1, 65535 - HTTP_OFFSET - MAX_NODES, &base_port)) {
+            return CLI_USAGE;
+        }
+    }
+    if (cli->help) return CLI_DONE;
+    if (optind < argc) return cli_usage("dev", "unexpected '%s'", argv[optind]);
+    if (!dir) return cli_usage("dev", "--dir DIR is wanted");
+    if (strlen(dir) > MAX_DIR_BYTES) {
+        return cli_usage("dev", "--dir of more than %d bytes", MAX_DIR_BYTES);
+    }
+    d.n_nodes = (unsigned)nodes;
+    d.base_port = (unsigned)base_port;
+    d.dir = dir;
+    return run(cli, &d);
+}

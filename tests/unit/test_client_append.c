@@ -1,0 +1,471 @@
+/* Appends against a scripted cluster: leaders that move, replies that are lost, numbers. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "client_fake.h"
+
+static int before_all(void **state) {
+    (void)state;
+    return fake_start(0);
+}
+
+static int before_each(void **state) {
+    (void)state;
+    fake_reset();
+    return 0;
+}
+
+static replog_client *open_client(const char *endpoints, replog_client_options o) {
+    replog_client *c = NULL;
+    replog_error err;
+    if (!o.timeout_ms) o.timeout_ms = 5000;
+    assert_int_equal(replog_client_open(endpoints, &o, &c, &err), REPLOG_OK);
+    return c;
+}
+
+static const replog_client_options defaults;
+
+static replog_batch *one(const char *value) {
+    replog_batch *b = replog_batch_new();
+    assert_int_equal(replog_batch_put(b, "", 0, value, strlen(value), NULL), REPLOG_OK);
+    return b;
+}
+
+static replog_status append(replog_client *c, const char *value, replog_append_options o,
+                            replog_append_result *result, replog_error *err) {
+    replog_batch *b = one(value);
+    o.single = true;
+    replog_status status = replog_append(c, b, &o, result, err);
+    replog_batch_free(b);
+    return status;
+}
+
+/* ---- Many in flight: what each was told */
+enum { MANY = 300 };
+struct many {
+    replog_status status[MANY];
+    uint64_t seq[MANY];
+    int answered[MANY];
+    int order[MANY], n;
+    char text[MANY][200];
+};
+static struct many many;
+
+static void on_answer(void *user, replog_status status, const replog_append_result *result,
+                      const replog_error *error) {
+    int i = (int)(intptr_t)user;
+    assert_true(i >= 0 && i < MANY);
+    many.status[i] = status;
+    many.seq[i] = result ? result->first_seq : 0;
+    many.answered[i]++;
+    snprintf(many.text[i], sizeof many.text[i], "%.199s", error->text);
+    many.order[many.n++] = i;
+}
+
+static void append_many(replog_client *c, int n, int bad, replog_append_options o) {
+    memset(&many, 0, sizeof many);
+    o.single = true;
+    for (int i = 0; i < n; i++) {
+        char value[24];
+        sprintf(value, "m%d", i);
+        replog_batch *b = one(i == bad ? "bad" : value);
+        replog_error err;
+        assert_int_equal(replog_append_async(c, b, &o, on_answer, (void *)(intptr_t)i, &err),
+                         REPLOG_OK);
+        replog_batch_free(b);
+    }
+}
+
+/* How often the value stands in the log. */
+static int times(const char *value) {
+    int n = 0;
+    fake_lock();
+    for (uint64_t i = 0; i < fake.last_seq; i++) n += strcmp(fake.log[i].value, value) == 0;
+    fake_unlock();
+    return n;
+}
+
+static void check_exactly_once(int n, int bad) {
+    for (int i = 0; i < n; i++) {
+        char value[24];
+        sprintf(value, "m%d", i);
+        assert_int_equal(many.answered[i], 1);
+        if (i == bad) continue;
+        if (many.status[i]) fail_msg("append %d: %s", i, many.text[i]);
+        assert_int_equal(times(value), 1);
+        fake_lock();
+        assert_string_equal(fake.log[many.seq[i] - 1].value, value);
+        fake_unlock();
+        assert_int_equal(many.order[i], i);
+    }
+}
+
+static void test_one(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    replog_append_result r;
+    replog_batch *b = replog_batch_new();
+    replog_batch_put(b, "k", 1, "first", 5, NULL);
+    replog_batch_delete(b, "other", 5, NULL);
+    assert_int_equal(replog_append(c, b, NULL, &r, NULL), REPLOG_OK);
+    assert_int_equal(r.first_seq, 1);
+    assert_int_equal(r.term, 7);
+    assert_int_equal(r.n_durable_on, 2);
+    assert_int_equal(r.durable_on[1], 200);
+    assert_int_equal(fake.log[0].n_records, 2);
+    assert_int_equal(append(c, "second", (replog_append_options){0}, &r, NULL), REPLOG_OK);
+    assert_int_equal(r.first_seq, 2);
+    assert_int_equal(fake.log[1].sequence, 2);
+    assert_int_equal(fake.opened, 1);
+    replog_batch_free(b);
+    replog_client_close(c);
+}
+
+static void test_bad_arguments(void **state) {
+    (void)state;
+    replog_client *c;
+    replog_error err;
+    const char *wrong[] = {"",        ",",   "host",  "host:", ":7",   "a:b",
+                           "a:70000", "a:0", "a:1,b", "::1:7", "a b:1"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_int_equal(replog_client_open(wrong[i], NULL, &c, &err), REPLOG_INVALID_ARGUMENT);
+    }
+    replog_client_options o = {.window = REPLOG_MAX_INFLIGHT + 1};
+    assert_int_equal(replog_client_open("a:1", &o, &c, &err), REPLOG_INVALID_ARGUMENT);
+    c = open_client("[::1]:7,localhost:65535", defaults);
+    replog_batch *b = replog_batch_new();
+    assert_int_equal(replog_append(c, b, NULL, NULL, &err), REPLOG_INVALID_ARGUMENT);
+    replog_append_options single = {.single = true};
+    replog_batch_put(b, "", 0, "", 0, NULL);
+    replog_batch_put(b, "", 0, "", 0, NULL);
+    assert_int_equal(replog_append(c, b, &single, NULL, &err), REPLOG_INVALID_ARGUMENT);
+    replog_batch_free(b);
+    replog_client_close(c);
+}
+
+static void test_wrong_leader(void **state) {
+    (void)state;
+    fake.leader = 2;
+    replog_client *c = open_client(fake_address(0), defaults); /* knows the first node only */
+    assert_int_equal(append(c, "x", (replog_append_options){0}, NULL, NULL), REPLOG_OK);
+    assert_true(fake.refused >= 1);
+    replog_client_close(c);
+    fake_reset();
+    fake.leader = 1;
+    fake.no_hint = true; /* found by trying */
+    c = open_client(fake.endpoints, defaults);
+    assert_int_equal(append(c, "x", (replog_append_options){0}, NULL, NULL), REPLOG_OK);
+    replog_client_close(c);
+}
+
+static void test_dead_endpoints(void **state) {
+    (void)state;
+    char endpoints[100];
+    replog_error err;
+    sprintf(endpoints, "127.0.0.1:1,127.0.0.1:2,%s", fake_address(0));
+    replog_client *c = open_client(endpoints, defaults);
+    assert_int_equal(append(c, "x", (replog_append_options){0}, NULL, &err), REPLOG_OK);
+    replog_client_close(c);
+    c = open_client("127.0.0.1:1", (replog_client_options){.timeout_ms = 200});
+    uint64_t start = clock_mono_ms();
+    assert_int_equal(append(c, "x", (replog_append_options){0}, NULL, &err),
+                     REPLOG_DEADLINE_EXCEEDED);
+    assert_non_null(strstr(err.text, "127.0.0.1:1"));
+    assert_non_null(strstr(err.text, "nothing was appended"));
+    assert_in_range(clock_mono_ms() - start, 190, 1500);
+    replog_client_close(c);
+}
+
+/* The leader goes in mid-window, with replies lost: every append once, in order. */
+static void test_moves(void **state) {
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        fake_reset();
+        fake.move_after = 20 + 17 * round;
+        fake.no_hint = round % 2;
+        replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 64});
+        append_many(c, MANY, -1, (replog_append_options){0});
+        assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+        check_exactly_once(MANY, -1);
+        assert_int_equal(fake.last_seq, MANY);
+        assert_int_equal(fake.opened, 1);
+        assert_true(fake.streams >= 2);
+        replog_client_close(c);
+    }
+}
+
+/* A refused append takes no number; those behind it go on with theirs shifted. */
+static void test_refused(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    append_many(c, 100, 40, (replog_append_options){0});
+    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    check_exactly_once(100, 40);
+    assert_int_equal(many.status[40], REPLOG_INVALID_ARGUMENT);
+    assert_string_equal(many.text[40], "a bad record");
+    assert_int_equal(fake.last_seq, 99);
+    assert_int_equal(fake.log[98].sequence, 99);
+    assert_int_equal(fake.opened, 1);
+    replog_client_close(c);
+}
+
+static void test_full(void **state) {
+    (void)state;
+    replog_error err;
+    fake.full = 3; /* and then there is room */
+    replog_client *c = open_client(fake.endpoints, defaults);
+    append_many(c, 20, -1, (replog_append_options){0});
+    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    check_exactly_once(20, -1);
+    fake.full = 1000000;
+    replog_append_options o = {.timeout_ms = 200};
+    assert_int_equal(append(c, "y", o, NULL, &err), REPLOG_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "the disk is full"));
+    fake.full = 0;
+    assert_int_equal(append(c, "z", o, NULL, &err), REPLOG_OK);
+    assert_int_equal(times("y"), 0);
+    assert_int_equal(fake.opened, 1);
+    replog_client_close(c);
+}
+
+/* An append whose caller gave up keeps its number until its outcome is known. */
+static void test_deadline(void **state) {
+    (void)state;
+    replog_error err;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    replog_append_options o = {.timeout_ms = 150};
+    assert_int_equal(append(c, "a", o, NULL, &err), REPLOG_OK);
+    fake.silent = true;
+    assert_int_equal(append(c, "late", o, NULL, &err), REPLOG_DEADLINE_EXCEEDED);
+    assert_non_null(strstr(err.text, "outcome unknown"));
+    append_many(c, 5, -1, (replog_append_options){.timeout_ms = 3000});
+    fake_pause_ms(50);
+    fake_lock();
+    fake.silent = false;
+    fake.leader = 1; /* the silent stream is useless: the next message on it is refused */
+    fake_unlock();
+    assert_int_equal(append(c, "b", (replog_append_options){0}, NULL, &err), REPLOG_OK);
+    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    check_exactly_once(5, -1);
+    assert_int_equal(times("late"), 1);
+    assert_int_equal(fake.opened, 1);
+    replog_client_close(c);
+}
+
+/* The cluster has forgotten the session: what was sent once goes out again under a new one, of
+ * what was sent before the outcome is unknown. */
+static void test_session_unknown(void **state) {
+    (void)state;
+    replog_error err;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    assert_int_equal(append(c, "a", (replog_append_options){0}, NULL, NULL), REPLOG_OK);
+    fake_lock();
+    fake.known_session = fake.last_session + 1;
+    fake_unlock();
+    assert_int_equal(append(c, "b", (replog_append_options){0}, NULL, &err), REPLOG_OK);
+    assert_int_equal(times("b"), 1);
+    assert_int_equal(fake.opened, 2);
+    /* sent on a stream that ended ambiguously, then forgotten */
+    fake_lock();
+    fake.known_session = fake.last_session + 1;
+    fake.last_seq = 0; /* so that no answer is kept either */
+    fake.leader = 1;
+    fake_unlock();
+    assert_int_equal(append(c, "c", (replog_append_options){0}, NULL, &err),
+                     REPLOG_FAILED_PRECONDITION);
+    assert_non_null(strstr(err.text, "outcome unknown"));
+    assert_int_equal(append(c, "d", (replog_append_options){0}, NULL, &err), REPLOG_OK);
+    assert_int_equal(fake.opened, 3);
+    replog_client_close(c);
+}
+
+/* Without exactly-once nothing that may have been sent is sent again. */
+static void test_not_repeated(void **state) {
+    (void)state;
+    for (int no_session = 0; no_session < 2; no_session++) {
+        fake_reset();
+        replog_client_options co = {.no_session = no_session};
+        replog_append_options ao = {.ack = no_session ? REPLOG_ACK_QUORUM : REPLOG_ACK_LEADER};
+        replog_client *c = open_client(fake_address(2), co);
+        fake.move_after = 30;
+        append_many(c, 100, -1, ao);
+        assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+        int failed = 0;
+        for (int i = 0; i < 100; i++) {
+            char value[24];
+            sprintf(value, "m%d", i);
+            assert_int_equal(many.answered[i], 1);
+            assert_int_equal(many.order[i], i);
+            if (many.status[i]) {
+                assert_int_equal(many.status[i], REPLOG_UNAVAILABLE);
+                failed++;
+                assert_true(times(value) <= 1);
+            } else {
+                assert_int_equal(times(value), 1);
+            }
+        }
+        assert_true(failed >= FAKE_LOST);
+        assert_int_equal(many.status[0], REPLOG_OK);
+        replog_client_close(c);
+    }
+}
+
+static void test_mixed_levels(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    memset(&many, 0, sizeof many);
+    for (int i = 0; i < 60; i++) {
+        char value[24];
+        sprintf(value, "m%d", i);
+        replog_batch *b = one(value);
+        replog_append_options o = {.single = true, .ack = (replog_ack)(i % 3)};
+        assert_int_equal(replog_append_async(c, b, &o, on_answer, (void *)(intptr_t)i, NULL),
+                         REPLOG_OK);
+        replog_batch_free(b);
+    }
+    uint64_t t0=clock_mono_ms(); int xx = replog_flush(c, 5500, NULL); printf("took %d\n", (int)(clock_mono_ms()-t0));
+    for (int i = 0; i < 60; i++) printf("%d: %d %d %s\n", i, many.answered[i], many.status[i], many.text[i]);
+    assert_int_equal(xx, REPLOG_OK);
+    for (int i = 0; i < 60; i++) {
+        char value[24];
+        sprintf(value, "m%d", i);
+        assert_int_equal(many.answered[i], 1);
+        if (many.status[i]) fail_msg("append %d: %s", i, many.text[i]);
+        assert_int_equal(times(value), 1);
+    }
+    assert_int_equal(fake.opened, 2); /* one for ALL */
+    replog_client_close(c);
+}
+
+static void test_all_away(void **state) {
+    (void)state;
+    replog_error err;
+    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 1000};
+    replog_client *c = open_client(fake.endpoints, defaults);
+    assert_int_equal(append(c, "a", all, NULL, &err), REPLOG_OK);
+    fake.all_away = 1;
+    assert_int_equal(append(c, "b", all, NULL, &err), REPLOG_DEADLINE_EXCEEDED);
+    assert_string_equal(err.text, "committed, not on 3");
+    assert_int_equal(append(c, "c", all, NULL, &err), REPLOG_OK);
+    assert_int_equal(times("b"), 1);
+    fake.move_after = 1; /* admitted, the reply lost: repeated at the next leader */
+    assert_int_equal(append(c, "d", all, NULL, &err), REPLOG_OK);
+    assert_int_equal(times("d"), 1);
+    replog_client_close(c);
+}
+
+static void *append_in_thread(void *arg) {
+    replog_error err;
+    replog_status status = append(arg, "thread", (replog_append_options){0}, NULL, &err);
+    return (void *)(intptr_t)status;
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    pthread_t threads[8];
+    replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 6});
+    fake.move_after = 7;
+    for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, append_in_thread, c);
+    for (int i = 0; i < 8; i++) {
+        void *status;
+        pthread_join(threads[i], &status);
+        assert_ptr_equal(status, NULL);
+    }
+    assert_int_equal(times("thread"), 8);
+    replog_client_close(c);
+}
+
+static void test_close_in_flight(void **state) {
+    (void)state;
+    pthread_t thread;
+    void *status;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    assert_int_equal(append(c, "a", (replog_append_options){0}, NULL, NULL), REPLOG_OK);
+    fake.silent = true;
+    append_many(c, 50, -1, (replog_append_options){0});
+    pthread_create(&thread, NULL, append_in_thread, c);
+    fake_pause_ms(50);
+    uint64_t start = clock_mono_ms();
+    replog_client_close(c);
+    assert_true(clock_mono_ms() - start < 2000);
+    pthread_join(thread, &status);
+    assert_int_equal((intptr_t)status, REPLOG_CANCELLED);
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(many.answered[i], 1);
+        assert_int_equal(many.status[i], REPLOG_CANCELLED);
+    }
+}
+
+static void test_window(void **state) {
+    (void)state;
+    replog_error err;
+    replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 4});
+    fake.silent = true;
+    append_many(c, 4, -1, (replog_append_options){.timeout_ms = 3000});
+    replog_append_options o = {.timeout_ms = 100};
+    assert_int_equal(append(c, "x", o, NULL, &err), REPLOG_RESOURCE_EXHAUSTED);
+    assert_int_equal(replog_flush(c, 50, &err), REPLOG_DEADLINE_EXCEEDED);
+    replog_client_close(c);
+    assert_int_equal(many.n, 4);
+}
+
+/* From a callback: appends again, never waits. */
+struct chain {
+    replog_client *c;
+    int left;
+    replog_status waiting;
+};
+static void on_chain(void *user, replog_status status, const replog_append_result *result,
+                     const replog_error *error) {
+    struct chain *chain = user;
+    (void)result;
+    (void)error;
+    assert_int_equal(status, REPLOG_OK);
+    if (chain->left-- == 0) return;
+    replog_batch *b = one("chain");
+    chain->waiting = replog_append(chain->c, b, NULL, NULL, NULL);
+    replog_append_options o = {.single = true};
+    assert_int_equal(replog_append_async(chain->c, b, &o, on_chain, chain, NULL), REPLOG_OK);
+    replog_batch_free(b);
+}
+
+static void test_callback(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 1});
+    struct chain chain = {.c = c, .left = 20};
+    replog_batch *b = one("chain");
+    assert_int_equal(replog_append_async(c, b, NULL, on_chain, &chain, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    assert_int_equal(times("chain"), 21);
+    assert_int_equal(chain.waiting, REPLOG_FAILED_PRECONDITION);
+    replog_batch_free(b);
+    replog_client_close(c);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_one, before_each),
+        cmocka_unit_test_setup(test_bad_arguments, before_each),
+        cmocka_unit_test_setup(test_wrong_leader, before_each),
+        cmocka_unit_test_setup(test_dead_endpoints, before_each),
+        cmocka_unit_test_setup(test_moves, before_each),
+        cmocka_unit_test_setup(test_refused, before_each),
+        cmocka_unit_test_setup(test_full, before_each),
+        cmocka_unit_test_setup(test_deadline, before_each),
+        cmocka_unit_test_setup(test_session_unknown, before_each),
+        cmocka_unit_test_setup(test_not_repeated, before_each),
+        cmocka_unit_test_setup(test_mixed_levels, before_each),
+        cmocka_unit_test_setup(test_all_away, before_each),
+        cmocka_unit_test_setup(test_threads, before_each),
+        cmocka_unit_test_setup(test_close_in_flight, before_each),
+        cmocka_unit_test_setup(test_window, before_each),
+        cmocka_unit_test_setup(test_callback, before_each),
+    };
+    int failed = cmocka_run_group_tests(tests, before_all, NULL);
+    fflush(stdout);
+    _exit(failed); /* the fake servers live on */
+}

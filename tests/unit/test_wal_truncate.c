@@ -1,0 +1,242 @@
+/* What makes a log shorter: wal_truncate, wal_cut, the pool, and readers that stand in the way. */
+#include "wal_world.h"
+
+#include <inttypes.h>
+
+static uint32_t n_files;
+static void count_name(const char *name, void *user) {
+    if (strstr(name, user)) n_files++;
+}
+
+static uint32_t count_files(struct world *w, char *part) {
+    n_files = 0;
+    const struct disk *disk = w->options.disk;
+    world_ok(w, disk->list(disk->ctx, w->options.dir, count_name, part, &w->err));
+    return n_files;
+}
+
+static struct world *filled(size_t n, size_t bytes) {
+    struct world *w = world_new();
+    world_ok(w, world_open(w));
+    world_fill(w, 1, n / 2, bytes);
+    world_fill(w, 2, n - n / 2, bytes);
+    return w;
+}
+
+/* ---- Head */
+static void test_truncate_everywhere(void **state) {
+    (void)state;
+    for (size_t keep = 0; keep <= 14; keep++) {
+        struct world *w = filled(14, 5000);
+        uint32_t before = wal_n_segments(w->wal);
+        world_ok(w, wal_truncate(w->wal, world_pos(w, keep).seq, NULL, &w->err));
+        assert_int_equal(wal_first_seq(w->wal), world_pos(w, keep).seq + 1);
+        world_check(w);
+        assert_int_equal(count_files(w, ".seg"), wal_n_segments(w->wal));
+        if (keep == 14) assert_int_equal(wal_n_segments(w->wal), 1);
+        if (keep == 0) assert_int_equal(wal_n_segments(w->wal), before);
+        struct wal_reader *reader;
+        if (keep) {
+            assert_int_equal(wal_reader_open(w->wal, world_pos(w, keep).seq, &reader, &w->err),
+                             REPLOG_OUT_OF_RANGE);
+            char first[32];
+            snprintf(first, sizeof first, "%" PRIu64, wal_first_seq(w->wal));
+            assert_non_null(strstr(w->err.text, first));
+        }
+        world_reopen(w);
+        assert_int_equal(wal_first_seq(w->wal), world_pos(w, keep).seq + 1);
+        world_check(w);
+        world_fill(w, 3, 10, 5000);
+        world_check(w);
+        world_reopen(w);
+        world_check(w);
+        world_free(w);
+    }
+}
+
+static void test_truncate_rounds_down(void **state) {
+    (void)state;
+    struct world *w = filled(12, 3000);
+    struct config config = {.n_members = 1, .members = {{.id = 4, .incarnation = 9}}};
+    snprintf(config.members[0].address, sizeof config.members[0].address, "a:1");
+    /* The third block is two records and a COMMIT, from seq 5 on. */
+    assert_int_equal(w->blocks[2].h.first_seq, 5);
+    world_ok(w, wal_truncate(w->wal, 6, &config, &w->err));
+    world_assert_pos(wal_base(w->wal), world_pos(w, 2));
+    struct config got;
+    wal_base_config(w->wal, &got);
+    assert_int_equal(got.n_members, 1);
+    assert_int_equal(got.members[0].incarnation, 9);
+    world_ok(w, wal_truncate(w->wal, 5, NULL, &w->err)); /* nothing to drop */
+    world_ok(w, wal_truncate(w->wal, 1, NULL, &w->err));
+    world_assert_pos(wal_base(w->wal), world_pos(w, 2));
+    world_check(w);
+    world_reopen(w);
+    world_check(w);
+    wal_base_config(w->wal, &got);
+    assert_int_equal(got.members[0].id, 4);
+    /* Never past what is durable. */
+    world_ok(w, world_append(w, 2, 1, 10));
+    world_ok(w, wal_truncate(w->wal, UINT64_MAX, NULL, &w->err));
+    world_assert_pos(wal_base(w->wal), world_pos(w, 12));
+    world_check(w);
+    world_free(w);
+}
+
+static void test_recycling(void **state) {
+    (void)state;
+    struct world *w = filled(40, 5000);
+    uint32_t segments = wal_n_segments(w->wal);
+    assert_true(segments > 8);
+    world_ok(w, wal_truncate(w->wal, world_pos(w, 30).seq, NULL, &w->err));
+    assert_int_equal(count_files(w, "spare-"), 2); /* the pool; the others are unlinked */
+    assert_true(wal_n_segments(w->wal) < segments - 4);
+    world_fill(w, 3, 10, 5000); /* into files full of old groups */
+    assert_int_equal(count_files(w, "spare-"), 0);
+    world_check(w);
+    world_reopen(w);
+    assert_int_equal(wal_torn_bytes(w->wal), 0);
+    world_check(w);
+    world_free(w);
+}
+
+/* ---- Tail */
+static void test_cut_everywhere(void **state) {
+    (void)state;
+    for (size_t base = 0; base <= 6; base += 3) {
+        for (size_t keep = base; keep <= 14; keep++) {
+            struct world *w = filled(14, 5000);
+            world_ok(w, world_append(w, 2, 1, 10)); /* not synced */
+            world_ok(w, wal_truncate(w->wal, world_pos(w, base).seq, NULL, &w->err));
+            world_ok(w, wal_cut(w->wal, world_pos(w, keep).seq, &w->err));
+            world_forget(w, keep);
+            world_assert_pos(wal_durable(w->wal), world_pos(w, keep));
+            world_check(w);
+            if (keep % 2) world_reopen(w);
+            world_fill(w, 3, 6, 5000);
+            world_check(w);
+            world_reopen(w);
+            world_check(w);
+            world_crash(w, DISK_LOSE_ALL, 1);
+            world_check(w);
+            world_free(w);
+        }
+    }
+}
+
+/* Within a group of several blocks. */
+static void test_cut_within_a_group(void **state) {
+    (void)state;
+    for (size_t keep = 1; keep < 8; keep++) {
+        struct world *w = world_new();
+        world_ok(w, world_open(w));
+        struct slice pieces[8];
+        for (size_t i = 0; i < 8; i++) pieces[i] = world_make(w, 1, 2, 900);
+        world_ok(w, wal_append(w->wal, pieces, 8, NULL, &w->err));
+        w->n = 8;
+        assert_int_equal(wal_cut(w->wal, world_pos(w, keep).seq - 1, &w->err),
+                         REPLOG_INVALID_ARGUMENT);
+        world_ok(w, wal_cut(w->wal, world_pos(w, keep).seq, &w->err));
+        world_forget(w, keep);
+        world_check(w);
+        world_fill(w, 2, 3, 900);
+        world_check(w);
+        world_reopen(w);
+        world_check(w);
+        world_ok(w, wal_cut(w->wal, world_pos(w, 1).seq, &w->err)); /* and once more below */
+        world_forget(w, 1);
+        world_reopen(w);
+        world_fill(w, 3, 2, 900);
+        world_reopen(w);
+        world_check(w);
+        world_free(w);
+    }
+}
+
+static void test_cut_bounds(void **state) {
+    (void)state;
+    struct world *w = filled(6, 100);
+    world_ok(w, wal_truncate(w->wal, world_pos(w, 3).seq, NULL, &w->err));
+    assert_int_equal(wal_cut(w->wal, world_pos(w, 2).seq, &w->err), REPLOG_OUT_OF_RANGE);
+    assert_int_equal(wal_cut(w->wal, world_pos(w, 6).seq + 1, &w->err), REPLOG_OUT_OF_RANGE);
+    assert_int_equal(wal_cut(w->wal, world_pos(w, 5).seq - 1, &w->err), REPLOG_INVALID_ARGUMENT);
+    assert_false(wal_broken(w->wal));
+    world_check(w);
+    world_free(w);
+}
+
+/* ---- Readers in the way */
+static void test_readers_and_cut(void **state) {
+    (void)state;
+    struct world *w = filled(14, 5000);
+    struct wal_reader *above, *below, *at;
+    struct block_header h;
+    const uint8_t *bytes;
+    world_ok(w, wal_reader_open(w->wal, w->blocks[11].h.first_seq, &above, &w->err));
+    world_ok(w, wal_reader_next(above, UINT64_MAX, &h, &bytes, &w->err));
+    world_ok(w, wal_reader_open(w->wal, w->blocks[8].h.first_seq, &at, &w->err));
+    world_ok(w, wal_reader_next(at, UINT64_MAX, &h, &bytes, &w->err));
+    world_ok(w, wal_reader_open(w->wal, 1, &below, &w->err));
+    for (int i = 0; i < 3; i++) world_ok(w, wal_reader_next(below, UINT64_MAX, &h, &bytes, &w->err));
+    world_ok(w, wal_cut(w->wal, world_pos(w, 9).seq, &w->err));
+    world_forget(w, 9);
+    assert_int_equal(wal_reader_next(above, UINT64_MAX, &h, &bytes, &w->err), REPLOG_ABORTED);
+    assert_int_equal(wal_reader_next(at, UINT64_MAX, &h, &bytes, &w->err), REPLOG_NOT_FOUND);
+    world_fill(w, 3, 5, 5000);
+    world_ok(w, wal_reader_next(at, UINT64_MAX, &h, &bytes, &w->err));
+    assert_int_equal(h.hash, w->blocks[9].h.hash);
+    for (size_t i = 3; i < w->n; i++) {
+        world_ok(w, wal_reader_next(below, UINT64_MAX, &h, &bytes, &w->err));
+        assert_int_equal(h.hash, w->blocks[i].h.hash);
+    }
+    /* Two cuts behind a reader's back: the second hides the first. */
+    world_ok(w, wal_cut(w->wal, world_pos(w, 5).seq, &w->err));
+    world_forget(w, 5);
+    world_fill(w, 4, 20, 100);
+    world_ok(w, wal_cut(w->wal, world_pos(w, 24).seq, &w->err));
+    world_forget(w, 24);
+    assert_int_equal(wal_reader_next(at, UINT64_MAX, &h, &bytes, &w->err), REPLOG_ABORTED);
+    wal_reader_close(above);
+    wal_reader_close(at);
+    wal_reader_close(below);
+    world_check(w);
+    world_free(w);
+}
+
+static void test_readers_and_truncation(void **state) {
+    (void)state;
+    struct world *w = filled(30, 5000);
+    struct wal_reader *low, *high;
+    struct block_header h;
+    const uint8_t *bytes;
+    world_ok(w, wal_reader_open(w->wal, 1, &low, &w->err));
+    world_ok(w, wal_reader_next(low, UINT64_MAX, &h, &bytes, &w->err));
+    world_ok(w, wal_reader_open(w->wal, w->blocks[20].h.first_seq, &high, &w->err));
+    world_ok(w, wal_truncate(w->wal, world_pos(w, 20).seq, NULL, &w->err));
+    /* The bytes given out before hold; the file is not recycled while it is read. */
+    assert_memory_equal(bytes, w->blocks[0].blob->data, h.length);
+    assert_int_equal(wal_reader_next(low, UINT64_MAX, &h, &bytes, &w->err), REPLOG_ABORTED);
+    for (size_t i = 20; i < 30; i++) {
+        world_ok(w, wal_reader_next(high, UINT64_MAX, &h, &bytes, &w->err));
+        assert_int_equal(h.hash, w->blocks[i].h.hash);
+    }
+    wal_reader_close(low);
+    wal_reader_close(high);
+    world_fill(w, 3, 10, 5000);
+    world_check(w);
+    world_free(w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_truncate_everywhere),
+        cmocka_unit_test(test_truncate_rounds_down),
+        cmocka_unit_test(test_recycling),
+        cmocka_unit_test(test_cut_everywhere),
+        cmocka_unit_test(test_cut_within_a_group),
+        cmocka_unit_test(test_cut_bounds),
+        cmocka_unit_test(test_readers_and_cut),
+        cmocka_unit_test(test_readers_and_truncation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
