@@ -53,6 +53,7 @@ static void print_result(struct buffer *b, const replog_append_result *r, bool j
         cli_json_ids(b, r->durable_on, r->n_durable_on);
     }
     cli_print(b);
+    fflush(stdout); /* who reads along sees each answer, and keeps it when we are killed */
 }
 
 static int append_one(struct append_cmd *cmd, const char *key, const char *value) {

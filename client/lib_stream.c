@@ -346,7 +346,6 @@ static void drop_call_locked(struct client_lane *lane) {
 
 static void end_locked(struct client_lane *lane) {
     struct client_call *call = lane->call;
-    fprintf(stderr,"%llu end lane %d kind %d status %d %s ep %d\n",(unsigned long long)client_now_ms(),lane->unary,call->kind,call->status,call->text,call->endpoint);
     switch (call->kind) {
     case CALL_OPEN:
         open_ended_locked(lane, call);
@@ -429,7 +428,10 @@ static uint64_t step_stream_locked(struct client_lane *lane) {
 }
 
 uint64_t client_lane_step_locked(struct client_lane *lane, uint64_t now_ms) {
-    if (lane->call && lane->call->closed) end_locked(lane);
+    if (lane->call && lane->call->closed) {
+        end_locked(lane);
+        return 0; /* what was settled has to be delivered first */
+    }
     if (lane->call) return lane->call->kind == CALL_STREAM ? step_stream_locked(lane) : UINT64_MAX;
     struct client_append *a = next_locked(lane);
     if (!a) return UINT64_MAX;

@@ -12,8 +12,8 @@
  *    term) always is the end of a block.
  *  - A block counts for a member once it is durable there; so it does for the leader itself.
  *  - The caller streams the bytes. This core says from where (STREAM), and is told how far (SENT).
- *  - Nothing that depends on a vote or term leaves before the caller said VOTE_SAVED: the core holds
- *    such messages back itself. */
+ *  - Nothing that depends on a vote or term leaves before the caller said VOTE_SAVED: the core
+ *    holds such messages back itself. */
 #ifndef RAFT_RAFT_H
 #define RAFT_RAFT_H
 
@@ -37,9 +37,9 @@ struct raft_config {
     uint64_t self;
     uint64_t voters[RAFT_MAX_MEMBERS]; /* self among them, ascending */
     unsigned n_voters;
-    uint32_t heartbeat_ms;       /* a leader speaks at least so often */
-    uint32_t election_ms;        /* timeouts are drawn from [election_ms, 2 * election_ms) */
-    uint64_t seed;               /* of the timeouts */
+    uint32_t heartbeat_ms; /* a leader speaks at least so often */
+    uint32_t election_ms;  /* timeouts are drawn from [election_ms, 2 * election_ms) */
+    uint64_t seed;         /* of the timeouts */
 };
 
 /* What is on disk when the node starts. All of the log is durable then. */
@@ -49,14 +49,19 @@ struct raft_start {
     uint64_t last_seq;            /* == base_seq when the log is empty */
     const struct raft_run *runs;  /* of base_seq + 1 .. last_seq, ascending; copied */
     size_t n_runs;
-    uint64_t commit_seq;          /* known committed (the store's applied seq), at least base_seq */
+    uint64_t commit_seq; /* known committed (the store's applied seq), at least base_seq */
     uint64_t now_ms;
-    bool may_stand;               /* false: never becomes candidate (damaged, or not yet founded) */
+    bool may_stand; /* false: never becomes candidate (damaged, or not yet founded) */
 };
 
 enum raft_msg_type {
-    RAFT_PREVOTE, RAFT_PREVOTE_REPLY, RAFT_VOTE, RAFT_VOTE_REPLY,
-    RAFT_APPEND, RAFT_APPEND_REPLY, RAFT_TIMEOUT_NOW
+    RAFT_PREVOTE,
+    RAFT_PREVOTE_REPLY,
+    RAFT_VOTE,
+    RAFT_VOTE_REPLY,
+    RAFT_APPEND,
+    RAFT_APPEND_REPLY,
+    RAFT_TIMEOUT_NOW
 };
 
 struct raft_msg {
@@ -70,9 +75,9 @@ struct raft_msg {
     /* APPEND: number of the leader's round, echoed in the reply (check-quorum, read index). */
     uint64_t round;
     /* *_REPLY: granted / accepted. An APPEND_REPLY that accepts has seq = the last seq that is
-     * durable there and known to match, and in seq_term (which is no term then) the last seq that is
-     * known to match, durable or not. One that does not accept has (seq, seq_term) = the follower's
-     * term at a seq at or below what was asked, such that nothing above it can match. */
+     * durable there and known to match, and in seq_term (which is no term then) the last seq that
+     * is known to match, durable or not. One that does not accept has (seq, seq_term) = the
+     * follower's term at a seq at or below what was asked, such that nothing above it can match. */
     bool ok;
     /* VOTE and PREVOTE: asked for by the leader itself (leadership transfer): do not wait for its
      * silence. */
@@ -125,13 +130,13 @@ enum raft_effect_type {
     RAFT_FX_ACKED,     /* peer, seq: durable there and matching up to seq (grew) */
     RAFT_FX_CUT,       /* seq, epoch: drop everything above seq; later writes carry the new epoch.
                           Once done, and all that is kept is durable: PERSISTED{seq, epoch} */
-    RAFT_FX_ACCEPT,    /* first, n: write entries[first .. n) of the message in hand behind the tail.
+    RAFT_FX_ACCEPT,    /* first, n: write entries[first .. n) of the message in hand at the tail.
                           The leader gets its answer when they are PERSISTED */
     RAFT_FX_COMMIT,    /* seq: committed grew to seq */
     RAFT_FX_READ_OK,   /* context, seq: reads at seq are linearizable */
-    RAFT_FX_READ_FAIL, /* context: not the leader (any more) */
-    RAFT_FX_FATAL      /* text (static): an invariant is broken (a committed entry would be cut): stop.
-                          Every later step does nothing */
+    RAFT_FX_READ_FAIL, /* context: not the leader (any more), not ready, or too many wait */
+    RAFT_FX_FATAL      /* text (static): an invariant is broken (say, a committed entry would be
+                          cut): stop. Every later step does nothing */
 };
 
 struct raft_effect {
@@ -152,26 +157,27 @@ struct raft_effects {
 void raft_effects_free(struct raft_effects *fx);
 
 /* NULL when memory is short. Copies what it is given. The epoch starts at 1. The caller has seen to
- * it (CHECKed) that the start is sound: commit_seq <= last_seq (below the base it counts as the base), runs
- * that cover (base_seq, last_seq] (the first may begin below) with ascending terms; and that
- * heartbeat_ms < election_ms. */
+ * it (CHECKed) that the start is sound: commit_seq <= last_seq (below the base it counts as the
+ * base), runs that cover (base_seq, last_seq] (the first may begin below) with ascending terms; and
+ * that heartbeat_ms < election_ms. */
 struct raft *raft_new(const struct raft_config *config, const struct raft_start *start);
 void raft_free(struct raft *r);
 
 /* Takes one event. event->now_ms is looked at for every type; 0 or a time in the past: as before.
- * Messages that are malformed, not for this member or not from a voter are ignored. Where memory for
- * the effects or the term runs cannot be had the process ends (CHECK). */
+ * Messages that are malformed, not for this member or not from a voter are ignored. Where memory
+ * for the effects or the term runs cannot be had the process ends (CHECK). */
 void raft_step(struct raft *r, const struct raft_event *event, struct raft_effects *fx);
 
 /* ---- Queries */
 enum raft_role raft_role(const struct raft *r);
 uint64_t raft_term(const struct raft *r);
-uint64_t raft_leader(const struct raft *r);     /* 0: unknown */
+uint64_t raft_leader(const struct raft *r); /* 0: unknown */
 uint64_t raft_commit(const struct raft *r);
-uint64_t raft_last(const struct raft *r);       /* the tail, perhaps not durable */
-uint64_t raft_persisted(const struct raft *r);  /* durable here */
+uint64_t raft_last(const struct raft *r);      /* the tail, perhaps not durable */
+uint64_t raft_persisted(const struct raft *r); /* durable here */
 uint64_t raft_epoch(const struct raft *r);
-uint64_t raft_match(const struct raft *r, uint64_t peer); /* leader: durable there; self: persisted */
+/* Leader: what is durable there and matches; self: persisted; else 0. */
+uint64_t raft_match(const struct raft *r, uint64_t peer);
 /* The leader has committed an entry of its own term: it may serve reads and admit appends. */
 bool raft_ready(const struct raft *r);
 /* To whom leadership is being handed (admit nothing until it is 0 again, or the role is lost); 0:
@@ -184,8 +190,8 @@ uint64_t raft_silence_ms(const struct raft *r, uint64_t peer);
 uint64_t raft_term_at(const struct raft *r, uint64_t seq);
 /* Truncation moved the base: forget runs below. base_seq is the end of a block, committed. */
 void raft_set_base(struct raft *r, uint64_t base_seq, uint64_t base_term);
-/* The APPEND message for blocks that follow position `prev_seq` (at or above the base), to be sent to
- * `peer` with them. Make it when it is sent: it carries the commit and round of that moment. */
+/* The APPEND message for blocks that follow position `prev_seq` (at or above the base), to be sent
+ * to `peer` with them. Make it when it is sent: it carries the commit and round of that moment. */
 struct raft_msg raft_append_header(const struct raft *r, uint64_t peer, uint64_t prev_seq);
 
 #endif

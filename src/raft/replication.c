@@ -104,9 +104,9 @@ static void advance_commit(struct raft *r, struct raft_effects *fx) {
     if (seq <= r->commit || raft_runs_term_at(&r->runs, seq) != r->term) return;
     r->commit = seq;
     raft_fx_push(fx, RAFT_FX_COMMIT)->seq = seq;
-    for (unsigned i = 0; i < r->config.n_voters;
-         i++) { /* blocks on their way carry it themselves */
+    for (unsigned i = 0; i < r->config.n_voters; i++) {
         struct peer *p = &r->peers[i];
+        /* where blocks are still to be sent they carry the commit themselves */
         if (p->streaming && p->sent >= r->runs.last_seq) send_position(r, p, fx);
     }
 }

@@ -10,7 +10,7 @@ bool raft_runs_init(struct runs *runs, const struct raft_start *start) {
     *runs = (struct runs){
         .base_seq = start->base_seq, .base_term = start->base_term, .last_seq = start->last_seq};
     runs->capacity = start->n_runs > 16 ? start->n_runs : 16;
-    runs->items = malloc(runs->capacity * sizeof *runs->items);
+    runs->items = calloc(runs->capacity, sizeof *runs->items);
     if (!runs->items) return false;
     for (size_t i = 0; i < start->n_runs; i++) {
         uint64_t end = i + 1 < start->n_runs ? start->runs[i + 1].first_seq - 1 : start->last_seq;
@@ -40,7 +40,7 @@ void raft_runs_append(struct runs *runs, const struct raft_entry *entry) {
     CHECK(entry->term >= raft_runs_last_term(runs) && entry->term > 0);
     if (runs->n == 0 || runs->items[runs->n - 1].term != entry->term) {
         if (runs->n == runs->capacity) {
-            size_t capacity = runs->capacity * 2;
+            size_t capacity = runs->n + runs->n / 2 + 16;
             struct raft_run *items = realloc(runs->items, capacity * sizeof *items);
             CHECK(items != NULL && "out of memory: the table of term runs cannot grow");
             runs->items = items;

@@ -178,6 +178,7 @@ static struct rpc_call *start_on(struct rpc_conn *conn, struct start *start) {
         /* All stream ids are used up, or memory is: a new connection has both. */
         atomic_store(&conn->retired, true);
         forget(call);
+        conn_flush(conn); /* which ends it when no call is left */
         return NULL;
     }
     if (start->timeout_ms) conn_due(conn, call->deadline_ms);

@@ -124,6 +124,14 @@ void health_set(struct rpc_health *health, bool serving) {
     pthread_mutex_unlock(&health->mu);
 }
 
+void health_end(struct rpc_health *health) {
+    health_set(health, false);
+    pthread_mutex_lock(&health->mu);
+    for (struct watcher *w = health->watchers; w; w = w->next)
+        rpc_finish(w->call, REPLOG_UNAVAILABLE, "the server is shutting down");
+    pthread_mutex_unlock(&health->mu);
+}
+
 struct rpc_health *health_new(const struct rpc_service *services, size_t n_services,
                               struct rpc_service *service) {
     struct rpc_health *health = calloc(1, sizeof *health);

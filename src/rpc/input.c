@@ -151,7 +151,8 @@ static size_t deliver_from(struct rpc_call *call, const uint8_t *data, size_t n)
         if (!one_message_rule(call, n - next)) break;
         call->n_messages++;
         call->user_knows = true;
-        call->handlers.message(call, data + at + MESSAGE_PREFIX_BYTES, size);
+        if (call->handlers.message)
+            call->handlers.message(call, data + at + MESSAGE_PREFIX_BYTES, size);
         at = next;
     }
     return at;
@@ -174,6 +175,8 @@ static void deliver_end(struct rpc_call *call) {
 }
 
 static void deliver_pending(struct rpc_call *call) {
+    call->held_up = false;
+    if (pending_bytes(call) == 0) return;
     size_t used = deliver_from(call, call->pending + call->pending_at, pending_bytes(call));
     if (atomic_load(&call->drop_input)) {
         input_drop(call);

@@ -350,6 +350,8 @@ struct rpc_health;
 struct rpc_health *health_new(const struct rpc_service *services, size_t n_services,
                               struct rpc_service *service);
 void health_set(struct rpc_health *health, bool serving);
+/* Not serving any more: tells those who watch, and ends their calls. */
+void health_end(struct rpc_health *health);
 void health_free(struct rpc_health *health);
 
 struct rpc_reflection;

@@ -2,10 +2,12 @@
  * Hides: nng, nghttp2, HTTP/2, gRPC's framing, deadlines, keepalive, flow control and its budgets.
  *
  * Threads. Every function here may be called from any thread unless it says otherwise. Callbacks
- * run on nng's threads: they must not block (they queue work and return); for one call they never
- * run two at a time, and in the order message*, end, closed. A callback may call any function on
- * its own or another call. No lock of this module is held while a callback runs that the functions
- * here would need (calling rpc_send from a callback is fine).
+ * run on nng's or this module's threads, never inside a call of a function here: they must not
+ * block (they queue work and return; all calls of one connection wait for them); for one call they
+ * never run two at a time, and in the order message*, end, closed. A callback may call any function
+ * on its own or another call, and may hold locks of its own that are also held around calls of
+ * functions here: no lock of this module is held while a callback runs. (rpc_channel_close,
+ * rpc_unary and rpc_server_drain wait for callbacks: hold no such lock around those.)
  *
  * Calls are counted. A callback may use its call without holding a reference; whoever keeps it for
  * later takes one with rpc_call_ref. After the call is over every function on it is a harmless
@@ -39,7 +41,10 @@ struct rpc_handlers {
     void (*writable)(struct rpc_call *call);
     /* The last callback, exactly once: finished, cancelled, deadline passed or connection lost. For
      * a client `status` and `text` are the outcome; for a server OK after rpc_finish, CANCELLED,
-     * DEADLINE_EXCEEDED or UNAVAILABLE otherwise. May be NULL. */
+     * DEADLINE_EXCEEDED or UNAVAILABLE otherwise. A server's call that ends before `message` or
+     * `end` was called for it ends without `closed` too: nobody has heard of it. A client's outcome
+     * waits behind messages that a pause holds back, unless the call is cancelled, runs out of time
+     * or loses its connection: those drop what was not delivered. May be NULL. */
     void (*closed)(struct rpc_call *call, replog_status status, const char *text);
 };
 
@@ -69,7 +74,9 @@ struct rpc_piece {
 };
 /* Queues one message made of n pieces (at most 64). It is always queued while the call is open:
  * OK, or RESOURCE_EXHAUSTED when the call's send queue has now reached its bound (stop until
- * `writable`), or CANCELLED when the call is over (nothing queued). */
+ * `writable`), or CANCELLED when the call is over (nothing queued; running out of memory ends the
+ * call). A server's unary answer leaves with its rpc_finish. While a server's call has a full queue
+ * no more messages are delivered to it. */
 replog_status rpc_send(struct rpc_call *call, const struct rpc_piece *pieces, size_t n);
 /* The same for a protobuf-c message. */
 replog_status rpc_send_message(struct rpc_call *call, const ProtobufCMessage *message);
@@ -113,7 +120,8 @@ struct rpc_service {
     /* The generated stub of the same service, or NULL: methods that are not in `methods` but in
      * the stub are served through it as unary calls: closure_data is the struct rpc_call *, and
      * calling the closure sends the reply and finishes OK; a handler that must fail calls
-     * rpc_finish on it instead. */
+     * rpc_finish on it instead. The request holds during the handler only; who answers later keeps
+     * the call with rpc_call_ref. */
     ProtobufCService *stub;
 };
 
@@ -141,8 +149,9 @@ replog_status rpc_server_start(const struct rpc_server_options *options,
 uint16_t rpc_server_port(const struct rpc_server *server);
 /* Health as Check and Watch tell it: of "" and of every service name given. */
 void rpc_server_set_serving(struct rpc_server *server, bool serving);
-/* Stops accepting, sends GOAWAY, waits until calls are done or timeout_ms passed, closes. The
- * process is expected to end soon after (_exit); memory is not returned. */
+/* Health tells NOT_SERVING and ends its watchers; stops accepting, sends GOAWAY, waits until calls
+ * are done and peers have hung up or timeout_ms passed, closes. Not from a callback. The process is
+ * expected to end soon after (_exit); memory is not returned. */
 void rpc_server_drain(struct rpc_server *server, uint32_t timeout_ms);
 
 struct rpc_stats {

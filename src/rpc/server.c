@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "rpc/internal.h"
 
-enum { ACCEPT_RETRY_MS = 50 };
+enum { ACCEPT_RETRY_MS = 50, WARN_MS = 5000 };
 
 struct rpc_server {
     struct rpc_conn_limits limits;
@@ -28,6 +28,7 @@ struct rpc_server {
     struct rpc_conn *conns; /* alive until server_conn_gone */
     uint32_t n_conns;
     bool stopping;
+    uint64_t warned_ms; /* of the accepting callbacks */
 
     _Atomic uint64_t buffered, refused, calls_open, calls_total, bytes_in, bytes_out,
         protocol_errors, accepted;
@@ -110,7 +111,11 @@ static void on_accepted(void *arg) {
     if (rv == 0) serve(server, nng_aio_get_output(server->accept, 0));
     if (rv == NNG_ECLOSED || rv == NNG_ECANCELED) return;
     if (rv != 0 && rv != NNG_ECONNABORTED) { /* no file descriptors, most likely */
-        log_warn("rpc accept: %s", nng_strerror(rv));
+        uint64_t now = clock_mono_ms();
+        if (now >= server->warned_ms + WARN_MS || server->warned_ms == 0) {
+            log_warn("rpc cannot accept connections: %s", nng_strerror(rv));
+            server->warned_ms = now;
+        }
         nng_sleep_aio(ACCEPT_RETRY_MS, server->retry);
         return;
     }
@@ -285,13 +290,13 @@ static bool wait_until_empty(struct rpc_server *server, uint64_t until_ms) {
 
 void rpc_server_drain(struct rpc_server *server, uint32_t timeout_ms) {
     uint64_t until_ms = clock_mono_ms() + timeout_ms;
-    health_set(server->health, false);
     nng_stream_listener_close(server->listener);
     nng_aio_stop(server->accept);
     nng_aio_stop(server->retry);
     pthread_mutex_lock(&server->mu);
     server->stopping = true;
     pthread_mutex_unlock(&server->mu);
+    health_end(server->health); /* watchers would hold the drain up to its end */
     visit_conns(server, conn_drain);
     if (wait_until_empty(server, until_ms)) return;
     visit_conns(server, close_conn);

@@ -22,7 +22,7 @@ static struct rpc_call *call_of(nghttp2_session *session, int32_t stream_id) {
     return nghttp2_session_get_stream_user_data(session, stream_id);
 }
 
-/* ---- Floods: frames that bring nothing cost a token. */
+/* ---- Floods: frames that bring nothing cost a token, DATA for a call that is over included. */
 
 static bool flood_token(struct rpc_conn *conn) {
     uint64_t now = clock_mono_ms();
@@ -41,13 +41,41 @@ static bool flood_token(struct rpc_conn *conn) {
 }
 
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user) {
-    (void)session;
     struct rpc_conn *conn = user;
-    bool brings =
-        hd->type == NGHTTP2_HEADERS || hd->type == NGHTTP2_CONTINUATION ||
-        hd->type == NGHTTP2_WINDOW_UPDATE || hd->type == NGHTTP2_GOAWAY ||
-        (hd->type == NGHTTP2_DATA && (hd->length > 0 || (hd->flags & NGHTTP2_FLAG_END_STREAM)));
+    bool brings = hd->type == NGHTTP2_HEADERS || hd->type == NGHTTP2_CONTINUATION ||
+                  hd->type == NGHTTP2_WINDOW_UPDATE || hd->type == NGHTTP2_GOAWAY;
+    if (hd->type == NGHTTP2_DATA) {
+        /* nghttp2 would reset the stream and go on reading what keeps coming for it */
+        int32_t window = nghttp2_session_get_stream_local_window_size(session, hd->stream_id);
+        if (window >= 0 && hd->length > (size_t)window) {
+            snprintf(conn->why, sizeof conn->why, "flow control violated");
+            return NGHTTP2_ERR_CALLBACK_FAILURE;
+        }
+        /* a server may be far ahead of a cancellation: its DATA is free */
+        brings = (hd->length > 0 || (hd->flags & NGHTTP2_FLAG_END_STREAM)) &&
+                 (!conn->server || call_of(session, hd->stream_id));
+    }
     return brings || flood_token(conn) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+}
+
+/* Frames of unknown types are only counted: on_begin_frame sees them because these two exist. */
+static int on_unknown_chunk(nghttp2_session *session, const nghttp2_frame_hd *hd,
+                            const uint8_t *data, size_t size_bytes, void *user) {
+    (void)session;
+    (void)hd;
+    (void)data;
+    (void)size_bytes;
+    (void)user;
+    return NGHTTP2_ERR_CANCEL;
+}
+
+static int on_unknown_frame(nghttp2_session *session, void **payload, const nghttp2_frame_hd *hd,
+                            void *user) {
+    (void)session;
+    (void)payload;
+    (void)hd;
+    (void)user;
+    return NGHTTP2_ERR_CANCEL;
 }
 
 static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error,
@@ -424,6 +452,8 @@ static void set_callbacks(nghttp2_session_callbacks *cb) {
     nghttp2_session_callbacks_set_data_source_read_length_callback(cb, frame_bytes);
     nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(cb, on_invalid_frame);
+    nghttp2_session_callbacks_set_on_extension_chunk_recv_callback(cb, on_unknown_chunk);
+    nghttp2_session_callbacks_set_unpack_extension_callback(cb, on_unknown_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
     nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
@@ -454,7 +484,9 @@ nghttp2_session *session_new(struct rpc_conn *conn, bool is_server) {
     set_callbacks(callbacks);
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
-    nghttp2_option_set_max_outbound_ack(option, 10000);
+    nghttp2_option_set_max_outbound_ack(option, FLOOD_BURST);
+    for (unsigned type = NGHTTP2_CONTINUATION + 1; type <= UINT8_MAX; type++)
+        nghttp2_option_set_user_recv_extension_type(option, (uint8_t)type);
     nghttp2_option_set_stream_reset_rate_limit(option, FLOOD_BURST, FLOOD_PER_S);
     int rv = is_server ? nghttp2_session_server_new2(&session, callbacks, conn, option)
                        : nghttp2_session_client_new2(&session, callbacks, conn, option);

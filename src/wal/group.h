@@ -21,9 +21,9 @@
  *    88        blocks, then zeros up to the next 4 KiB boundary
  *
  * A group is valid when the hash is right; it names the segment, offset and incarnation where it
- * stands (a recycled file is full of others) and an epoch not below that of the group before it; its
- * first seq continues that group; every block passes block_check and continues the chain; and the
- * blocks fill the length exactly. Without blocks it only carries a mark. */
+ * stands (a recycled file is full of others) and an epoch not below that of the group before it;
+ * its first seq continues that group; every block passes block_check and continues the chain; and
+ * the blocks fill the length exactly. Without blocks it only carries a mark. */
 #ifndef WAL_GROUP_H
 #define WAL_GROUP_H
 
@@ -82,15 +82,17 @@ struct scan {
 /* Positions at a group and forgets what was read ahead. The other fields are the caller's. */
 void scan_seek(struct scan *scan, uint64_t offset);
 void scan_free(struct scan *scan);
-/* Bytes offset .. offset + n as long as they lie below the limit: valid until the next call. OK, NOT_FOUND
- * (without a sentence: beyond the limit or the file's end), RESOURCE_EXHAUSTED, UNAVAILABLE. */
+/* Bytes offset .. offset + n as long as they lie below the limit: valid until the next call. OK,
+ * NOT_FOUND (without a sentence: beyond the limit or the file's end), RESOURCE_EXHAUSTED,
+ * UNAVAILABLE. */
 replog_status scan_bytes(struct scan *scan, uint64_t offset, size_t n, const uint8_t **bytes,
                          replog_error *err);
-/* Steps into the group at `offset`. NOT_FOUND (without a sentence): the limit is reached. DATA_LOSS: no valid
- * group header here (file, offset and seq named). */
+/* Steps into the group at `offset`. NOT_FOUND (without a sentence): the limit is reached.
+ * DATA_LOSS: no valid group header here (file, offset and seq named). */
 replog_status scan_group(struct scan *scan, replog_error *err);
-/* The next block of the group under way; NOT_FOUND (without a sentence) when it is finished: `offset` then
- * is that of the next group. *bytes is valid until the next call. DATA_LOSS: named as above. */
+/* The next block of the group under way; NOT_FOUND (without a sentence) when it is finished:
+ * `offset` then is that of the next group. *bytes is valid until the next call. DATA_LOSS: named as
+ * above. */
 replog_status scan_block(struct scan *scan, struct block_header *header, const uint8_t **bytes,
                          replog_error *err);
 /* Both: the next block, over the borders of groups; NOT_FOUND at the limit. */

@@ -203,9 +203,8 @@ replog_status wal_write_seal(struct wal *wal, const struct wal_segment *segment,
     uint8_t *slot = malloc(SEGMENT_SEAL_BYTES);
     if (!slot)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the seal of a segment");
-    struct segment_seal seal = {.data_end = segment->data_end,
-                                .last = segment->last,
-                                .last_us = segment->last_us};
+    struct segment_seal seal = {
+        .data_end = segment->data_end, .last = segment->last, .last_us = segment->last_us};
     segment_seal_encode(&segment->header, &seal, index, &wal->runs, slot);
     struct iovec piece = {slot, SEGMENT_SEAL_BYTES};
     replog_status status = wal->disk->write(file, &piece, 1, SEGMENT_SEAL_OFFSET, err);
@@ -277,8 +276,7 @@ static replog_status make_room(struct wal *wal, uint64_t bytes, uint64_t first_u
     struct wal_segment *segment = wal->active;
     replog_status status = REPLOG_OK;
     if (segment && segment->last.seq >= segment->header.first_seq &&
-        (segment->write_end + bytes > wal->segment_bytes ||
-         active_runs(wal) >= SEGMENT_MAX_RUNS)) {
+        (segment->write_end + bytes > wal->segment_bytes || active_runs(wal) >= SEGMENT_MAX_RUNS)) {
         status = wal_seal_active(wal, err);
         if (status) return status;
     }

@@ -37,10 +37,12 @@ struct wal_identity {
 struct wal_options {
     const struct disk *disk;
     const char *dir;
-    uint64_t member_id;     /* 0: standalone. The directory of another member: FAILED_PRECONDITION */
+    uint64_t member_id;       /* 0: standalone. The directory of another member: FAILED_PRECONDITION
+                              (unless read_only with 0) */
     uint64_t new_incarnation; /* for a directory that is made now: random, not 0 */
-    uint32_t segment_bytes; /* 0: 64 MiB */
-    uint32_t pool_segments; /* prepared or recycled files kept for reuse; 0: 2 */
+    uint32_t segment_bytes; /* where a segment ends: 64 KiB to 1 GiB, 0: 64 MiB; a file is longer by
+                               a group when that does not fit an empty segment */
+    uint32_t pool_segments; /* prepared or recycled files kept for reuse, up to 64; 0: 2 */
     bool create;            /* an absent or empty directory becomes a new log */
     bool read_only;         /* nothing is changed on disk; takes the lock all the same */
 };
@@ -56,7 +58,7 @@ void wal_close(struct wal *wal);
 struct wal_identity wal_identity(const struct wal *wal);
 /* The CONFIG in force right below first_seq (from the manifest); n_members 0: none. */
 void wal_base_config(const struct wal *wal, struct config *config);
-struct wal_pos wal_base(const struct wal *wal);    /* what lies right below first_seq */
+struct wal_pos wal_base(const struct wal *wal); /* what lies right below first_seq */
 uint64_t wal_first_seq(const struct wal *wal);
 struct wal_pos wal_tail(const struct wal *wal);    /* written, perhaps not durable */
 struct wal_pos wal_durable(const struct wal *wal); /* known durable */
@@ -64,20 +66,22 @@ uint64_t wal_size_bytes(const struct wal *wal);
 uint64_t wal_torn_bytes(const struct wal *wal);
 uint32_t wal_n_segments(const struct wal *wal);
 bool wal_broken(const struct wal *wal);
-/* What retention may drop: the largest seq S, the end of a segment, so that segments above S hold at
- * least `keep_bytes` and begin with a block not older than `cutoff_us` (0: no bound by age; a bound of
- * 0 bytes: no bound by size). 0 when nothing may go. */
+/* What retention may drop: the largest seq S, the end of a sealed segment, so that the segments
+ * above it hold at least `keep_bytes` and that segment's last block is older than `cutoff_us` (each
+ * 0: no such bound). 0 when nothing may go. */
 uint64_t wal_retention_seq(const struct wal *wal, uint64_t keep_bytes, uint64_t cutoff_us);
 /* Copies up to `max` term runs, ascending, first one at or below first_seq; returns how many there
- * are. */
+ * are (0 when the log is empty, also right after everything was truncated: wal_base has the term).
+ */
 size_t wal_term_runs(const struct wal *wal, struct wal_term_run *runs, size_t max);
 
 /* ---- Writing (one thread) */
 /* Writes sealed blocks behind the tail as one or more groups. Each piece holds one or more whole
- * blocks; they must continue the tail: first seq, chain, terms that do not fall: else DATA_LOSS
- * and nothing is written. Not durable before wal_sync. A full disk gives RESOURCE_EXHAUSTED, and
- * the tail stands where it stood before the group that did not fit (*written, may be NULL, says how
- * many pieces are in). Any other failure breaks the log. */
+ * blocks, at most 64 MiB (INVALID_ARGUMENT), and stands in one group; they must continue the tail:
+ * first seq, chain, terms that do not fall: else DATA_LOSS and nothing is written. Not durable
+ * before wal_sync. A full disk gives RESOURCE_EXHAUSTED, and the tail stands where it stood before
+ * the group that did not fit (*written, may be NULL, says how many pieces are in). Any other
+ * failure breaks the log. */
 replog_status wal_append(struct wal *wal, const struct slice *pieces, size_t n, size_t *written,
                          replog_error *err);
 /* Makes the tail durable. A failure breaks the log. */
@@ -85,12 +89,15 @@ replog_status wal_sync(struct wal *wal, replog_error *err);
 /* Writes an empty group that marks the durable tail, unless the last mark covers it; does not sync.
  * To be called after 100 ms of idleness, and before a clean close. */
 replog_status wal_mark(struct wal *wal, replog_error *err);
-/* Drops everything above `keep_seq` (the end of a block; not below wal_base): the cut of a
- * conflicting tail. Bumps the epoch. On return all that is kept is durable. */
+/* Drops everything above `keep_seq`: the cut of a conflicting tail. Bumps the epoch. On return all
+ * that is kept is durable. OUT_OF_RANGE (below wal_base, above the tail), INVALID_ARGUMENT (not the
+ * end of a block), DATA_LOSS (what is kept of its segment cannot be read) and RESOURCE_EXHAUSTED
+ * change nothing; any other failure breaks the log. */
 replog_status wal_cut(struct wal *wal, uint64_t keep_seq, replog_error *err);
 /* Drops the head up to and including `upto`, rounded down to the end of a block and never past the
- * durable tail. `config` (may be NULL: unchanged) is the CONFIG in force there. Segments that a reader holds
- * are unlinked, others recycled. A failure before the manifest is renamed changes nothing. */
+ * durable tail. `config` (may be NULL: unchanged) is the CONFIG in force there. Segments that a
+ * reader holds are unlinked, others recycled. A failure before the manifest is renamed changes
+ * nothing. */
 replog_status wal_truncate(struct wal *wal, uint64_t upto, const struct config *config,
                            replog_error *err);
 /* Founding: writes founding state and map into the manifest, durable on return. */
@@ -105,7 +112,8 @@ struct wal_vote {
     uint64_t term, voted_for; /* 0: nobody */
 };
 struct wal_vote wal_vote(const struct wal *wal);
-/* Durable on return. A failure breaks the log. The term never falls. */
+/* Durable on return. A failure breaks the log. FAILED_PRECONDITION, nothing changed: the term would
+ * fall, or a second vote in one term. */
 replog_status wal_save_vote(struct wal *wal, struct wal_vote vote, replog_error *err);
 
 /* ---- Readers (each used by one thread; any number) */

@@ -45,7 +45,7 @@ struct wal {
     struct disk_lock *lock;
 
     pthread_mutex_t mutex;
-    struct manifest manifest; /* identity, epoch, base, last cut, base CONFIG */
+    struct manifest manifest;      /* identity, epoch, base, last cut, base CONFIG */
     struct wal_segment **segments; /* ascending by number */
     size_t n_segments, segments_capacity;
     struct wal_pos tail, durable;
@@ -53,19 +53,19 @@ struct wal {
     struct segment_index index; /* of the active segment */
     struct vote_file vote;
     uint64_t torn_bytes;
-    uint64_t cuts;       /* how many there were, and where the last one was */
+    uint64_t cuts; /* how many there were, and where the last one was */
     uint64_t last_cut_seq;
     bool broken;
-    replog_error cause; /* why it is broken */
+    replog_error cause;        /* why it is broken */
     _Atomic uint64_t changes;  /* raised by every cut and truncation */
     _Atomic uint64_t tail_seq; /* tail.seq, for readers that wait */
 
     /* The writing thread's own */
-    struct wal_segment *active; /* the last in the table and not sealed, or NULL */
-    struct wal_pos marked;      /* what the last mark on disk says */
-    uint64_t next_number;       /* for the next segment or spare file */
-    uint64_t *spares;           /* numbers of files ready for reuse */
-    size_t n_spares;            /* room for WAL_MAX_POOL_SEGMENTS */
+    struct wal_segment *active;  /* the last in the table and not sealed, or NULL */
+    struct wal_pos marked;       /* what the last mark on disk says */
+    uint64_t next_number;        /* for the next segment or spare file */
+    uint64_t *spares;            /* numbers of files ready for reuse */
+    size_t n_spares;             /* room for WAL_MAX_POOL_SEGMENTS */
     struct disk_file *preparing; /* a spare being filled, or NULL */
     uint64_t preparing_number, preparing_bytes;
     struct iovec *pieces; /* scratch for one write */

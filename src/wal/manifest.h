@@ -22,8 +22,8 @@
  *   112    24  last cut: seq, term, chain of what was kept
  *   136     4  length of the base CONFIG, 0: none
  *   140        base CONFIG (marker.h)
- * The file is valid when all of this fits its size exactly and the hash is right. It is never repaired:
- * it holds what nothing else holds. */
+ * The file is valid when all of this fits its size exactly and the hash is right. It is never
+ * repaired: it holds what nothing else holds. */
 #ifndef WAL_MANIFEST_H
 #define WAL_MANIFEST_H
 

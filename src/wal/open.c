@@ -5,10 +5,11 @@
  *   3. files that a cut or a truncation had dropped go, highest first,
  *   4. seals that were damaged are written again,
  *   5. what no mark proves durable is written again, byte for byte, and synced: after a failed
- *      fdatasync the page cache may hold what the disk never took. A mark follows if there is a block above the last one.
+ *      fdatasync the page cache may hold what the disk never took. A mark
+ *      follows if there is a block above the last one.
  *
- * Which segments exist: those behind the cut segment whose epoch is below that of the last cut do not;
- * of the others the last one that begins at or below the first seq, and what follows it. Each
+ * Which segments exist: those behind the cut segment whose epoch is below that of the last cut do
+ * not; of the others the last one that begins at or below the first seq, and what follows it. Each
  * must begin where the one before ends. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -191,7 +192,7 @@ struct opening {
     struct listing found;
     struct candidate *candidates;
     size_t n;
-    size_t first; /* the first candidate that exists for the log; n: none */
+    size_t first;                /* the first candidate that exists for the log; n: none */
     struct wal_segment **reseal; /* segments whose seal must be written again */
     size_t n_reseal;
     struct disk_file *last_file; /* of the last segment, while it is judged */
@@ -417,7 +418,8 @@ static replog_status judge_segments(struct opening *o, replog_error *err) {
     if (wal->tail.seq < base->seq || wrong_base)
         return error_set(err, REPLOG_DATA_LOSS,
                          "%s: offset 56, seq %" PRIu64 ": the manifest says that the log continues "
-                         "seq %" PRIu64 ", chain %016" PRIx64 "; the segments do not (they end with "
+                         "seq %" PRIu64 ", chain %016" PRIx64
+                         "; the segments do not (they end with "
                          "seq %" PRIu64 ")",
                          wal->dir, base->seq + 1, base->seq, base->chain, wal->tail.seq);
     runs_trim(&wal->runs, base->seq + 1, wal->tail.seq);
@@ -463,7 +465,7 @@ static replog_status adopt_spares(struct opening *o, replog_error *err) {
 
 static replog_status write_again(struct opening *o, replog_error *err) {
     const struct disk *disk = o->wal->disk;
-    const struct wal_segment *segment = o->last.segment;
+    struct wal_segment *segment = o->last.segment;
     uint8_t *data = malloc(WAL_GROW_BYTES);
     if (!data) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to rewrite the tail");
     replog_status status = REPLOG_OK;
@@ -471,14 +473,14 @@ static replog_status write_again(struct opening *o, replog_error *err) {
     for (uint64_t at = o->last.rewrite_from; at < end && !status;) {
         size_t want = end - at < WAL_GROW_BYTES ? (size_t)(end - at) : WAL_GROW_BYTES, got = 0;
         status = disk->read(o->last_file, data, want, at, &got, err);
-        if (!status && !got)
-            status = error_set(err, REPLOG_UNAVAILABLE, "%016" PRIx64 ".seg shrank while it was open",
-                               segment->header.number);
-        struct iovec piece = {data, got};
+        /* A torn file size may have taken the last group's padding, and nothing else of it. */
+        if (!status) memset(data + got, 0, want - got);
+        struct iovec piece = {data, want};
         if (!status) status = disk->write(o->last_file, &piece, 1, at, err);
-        at += got;
+        at += want;
     }
     free(data);
+    if (segment->file_bytes < end) segment->file_bytes = end;
     return status ? status : disk->sync(o->last_file, err);
 }
 
@@ -502,7 +504,8 @@ static replog_status settle_last(struct opening *o, replog_error *err) {
     if (!above_mark) return REPLOG_OK;
     wal->marked = o->last.marked;
     status = wal_mark(wal, err);
-    if (status == REPLOG_RESOURCE_EXHAUSTED) return REPLOG_OK; /* a full disk; the next one will do */
+    if (status == REPLOG_RESOURCE_EXHAUSTED)
+        return REPLOG_OK; /* a full disk; the next one will do */
     return status ? status : wal->disk->sync(segment->file, err);
 }
 
@@ -532,8 +535,7 @@ static replog_status make_changes(struct opening *o, replog_error *err) {
     struct manifest manifest = wal->manifest;
     manifest.epoch++;
     manifest.last_segment = 0;
-    if (wal->n_segments)
-        manifest.last_segment = wal->segments[wal->n_segments - 1]->header.number;
+    if (wal->n_segments) manifest.last_segment = wal->segments[wal->n_segments - 1]->header.number;
     wal->next_number = o->n ? o->candidates[o->n - 1].number + 1 : 1;
     if (wal->next_number <= manifest.cut.segment) wal->next_number = manifest.cut.segment + 1;
     replog_status status = manifest_store(wal->disk, wal->dir, &manifest, &renamed, err);

@@ -1,7 +1,7 @@
 /* Readers. A reader holds one segment's file and walks its groups through a window; what it may
  * read is bounded by the written tail, which it takes from the log under the mutex. Cuts and
- * truncations raise a counter that every call looks at. A segment file that is being read stays open
- * until its last reader leaves it, even if it is unlinked meanwhile; it is not recycled. */
+ * truncations raise a counter that every call looks at. A segment file that is being read stays
+ * open until its last reader leaves it, even if it is unlinked meanwhile; it is not recycled. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -12,9 +12,9 @@ struct wal_reader {
     struct wal *wal;
     struct wal_segment *segment; /* NULL: to be found again from pos */
     struct scan scan;
-    struct wal_pos pos;    /* the last block that was given out; the next one follows it */
-    bool chain_known;      /* false until the first block was read */
-    uint64_t segment_last; /* last seq of the segment when its bounds were taken */
+    struct wal_pos pos;     /* the last block that was given out; the next one follows it */
+    bool chain_known;       /* false until the first block was read */
+    uint64_t segment_last;  /* last seq of the segment when its bounds were taken */
     uint64_t changes, cuts; /* of the log, when they were last looked at */
     bool held;              /* a block was read and not yet given out */
     struct block_header block;
@@ -71,8 +71,8 @@ static void take_bounds(struct wal_reader *reader) {
     reader->scan.limit = reader->segment->write_end;
 }
 
-/* The offset to begin at for seq, from a sealed segment's file. A seal that cannot be read costs time only: the
- * groups are all there is to it. */
+/* The offset to begin at for seq, from a sealed segment's file. A seal that cannot be read costs
+ * time only: the groups are all there is to it. */
 static uint64_t sealed_offset(struct wal_reader *reader, uint64_t seq) {
     struct wal *wal = reader->wal;
     uint64_t offset = SEGMENT_DATA_OFFSET;
@@ -111,7 +111,8 @@ static replog_status enter_segment(struct wal_reader *reader, uint64_t seq, repl
     }
     pthread_mutex_unlock(&wal->mutex);
     if (!segment)
-        return error_set(err, REPLOG_ABORTED, "seq %" PRIu64 " was truncated under the reader", seq);
+        return error_set(err, REPLOG_ABORTED, "seq %" PRIu64 " was truncated under the reader",
+                         seq);
     if (status) return status;
     if (sealed && seq > segment->header.first_seq) offset = sealed_offset(reader, seq);
     struct scan *scan = &reader->scan;
@@ -177,8 +178,7 @@ static replog_status hold_next(struct wal_reader *reader, replog_error *err) {
         else if (!status && reader->chain_known &&
                  (h.first_seq != want || h.prev_chain != reader->pos.chain))
             status = lost(reader, "the block does not continue the chain", err);
-        if (status == REPLOG_DATA_LOSS &&
-            atomic_load(&reader->wal->changes) != reader->changes) {
+        if (status == REPLOG_DATA_LOSS && atomic_load(&reader->wal->changes) != reader->changes) {
             status = look_at_changes(reader, err); /* a cut overtook what was looked at above */
             if (!status) continue;
         }

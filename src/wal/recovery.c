@@ -104,8 +104,7 @@ static replog_status look_behind(struct wal *wal, struct rescan *rescan, struct 
         if (group.segment != scan->segment || group.offset != at ||
             group.incarnation != scan->incarnation || group.epoch < epoch)
             continue;
-        if (group.epoch > wal->manifest.epoch)
-            return old_manifest(wal, scan, group.epoch, err);
+        if (group.epoch > wal->manifest.epoch) return old_manifest(wal, scan, group.epoch, err);
         if (group.mark.seq > segment->last.seq)
             return error_set(err, REPLOG_DATA_LOSS,
                              "%s; the group at offset %" PRIu64 " proves that seq %" PRIu64

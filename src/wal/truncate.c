@@ -1,8 +1,8 @@
 /* What makes a log shorter, and where the files go: the head (wal_truncate), the tail (wal_cut) and
  * the pool of spare files.
  *
- * Both say in the manifest first what no longer exists, and remove files afterwards: an open after a
- * crash in between removes the rest. A segment file that becomes a spare is renamed, and the
+ * Both say in the manifest first what no longer exists, and remove files afterwards: an open after
+ * a crash in between removes the rest. A segment file that becomes a spare is renamed, and the
  * directory is synced before anything else is written into it, so it can never come back under
  * its old name with new content. Spare files: `spare-%016x`. */
 #include <inttypes.h>
@@ -27,8 +27,7 @@ replog_status wal_drop_file(struct wal *wal, uint64_t number, bool recycle, repl
 
 /* The spare to be used: from the pool, or a new file. */
 static replog_status take_spare(struct wal *wal, uint64_t new_number, uint64_t *number,
-                                struct wal_path *path, struct disk_file **file,
-                                replog_error *err) {
+                                struct wal_path *path, struct disk_file **file, replog_error *err) {
     const struct disk *disk = wal->disk;
     if (wal->n_spares) {
         *number = wal->spares[wal->n_spares - 1];
@@ -76,7 +75,8 @@ replog_status wal_make_segment_file(struct wal *wal, const struct segment_header
 }
 
 /* ---- The table */
-/* Takes segments from .. to out of the table; those that nobody reads are freed. The mutex is held. */
+/* Takes segments from .. to out of the table; those that nobody reads are freed. The mutex is held.
+ */
 static void forget_segments(struct wal *wal, size_t from, size_t to) {
     for (size_t i = from; i < to; i++) {
         struct wal_segment *segment = wal->segments[i];
@@ -153,8 +153,7 @@ replog_status wal_truncate(struct wal *wal, uint64_t upto, const struct config *
     if (config) manifest.config = *config;
     struct leaving *leaving = calloc(wal->n_segments + 1, sizeof *leaving);
     if (!leaving) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to truncate");
-    if (wal->n_segments)
-        manifest.last_segment = wal->segments[wal->n_segments - 1]->header.number;
+    if (wal->n_segments) manifest.last_segment = wal->segments[wal->n_segments - 1]->header.number;
     status = wal_store_manifest(wal, &manifest, err);
     if (!status) {
         size_t n = leave_head(wal, leaving);
@@ -170,7 +169,7 @@ replog_status wal_truncate(struct wal *wal, uint64_t upto, const struct config *
 /* ---- Tail */
 struct cut {
     struct wal_pos keep;
-    size_t at; /* the segment that is cut */
+    size_t at;               /* the segment that is cut */
     struct wal_segment copy; /* of it, as it will be */
     struct disk_file *file;
     struct segment_index index;
@@ -194,8 +193,7 @@ static replog_status prepare_cut(struct wal *wal, uint64_t keep_seq, struct cut 
     if (!cut->numbers) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to cut");
     struct wal_path path;
     wal_segment_path(wal, cut->copy.header.number, &path);
-    replog_status status =
-        wal->disk->open(wal->disk->ctx, path.text, DISK_WRITE, &cut->file, err);
+    replog_status status = wal->disk->open(wal->disk->ctx, path.text, DISK_WRITE, &cut->file, err);
     if (status) return status;
     status = wal_pos_at(wal, keep_seq, &cut->keep, err);
     if (status) return status;
@@ -203,10 +201,8 @@ static replog_status prepare_cut(struct wal *wal, uint64_t keep_seq, struct cut 
         return error_set(err, REPLOG_INVALID_ARGUMENT,
                          "cut above seq %" PRIu64 ": it is within a block that ends with %" PRIu64,
                          keep_seq, cut->keep.seq);
-    struct rescan rescan = {.segment = &cut->copy,
-                            .file = cut->file,
-                            .target = &cut->keep,
-                            .index = &cut->index};
+    struct rescan rescan = {
+        .segment = &cut->copy, .file = cut->file, .target = &cut->keep, .index = &cut->index};
     return wal_rescan(wal, &rescan, err);
 }
 
@@ -240,8 +236,7 @@ static replog_status finish_cut(struct wal *wal, struct cut *cut, replog_error *
     for (size_t i = cut->n_numbers; i-- > 0 && !status;)
         status = wal_drop_file(wal, cut->numbers[i], false, err);
     if (!status && cut->n_numbers) status = wal->disk->sync_dir(wal->disk->ctx, wal->dir, err);
-    if (!status)
-        status = wal_write_seal(wal, wal->segments[cut->at], cut->file, &cut->index, err);
+    if (!status) status = wal_write_seal(wal, wal->segments[cut->at], cut->file, &cut->index, err);
     if (!status) status = wal->disk->sync(cut->file, err);
     return status ? wal_break(wal, err) : REPLOG_OK;
 }
@@ -302,8 +297,7 @@ static replog_status fill_slice(struct wal *wal, replog_error *err) {
     for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
         pieces[n] = (struct iovec){(void *)(uintptr_t)zeros,
                                    left - at < sizeof zeros ? left - at : sizeof zeros};
-    replog_status status =
-        wal->disk->write(wal->preparing, pieces, n, wal->preparing_bytes, err);
+    replog_status status = wal->disk->write(wal->preparing, pieces, n, wal->preparing_bytes, err);
     if (!status) status = wal->disk->sync(wal->preparing, err);
     if (!status) wal->preparing_bytes += left;
     return status;
@@ -320,8 +314,7 @@ replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
         wal->preparing_number = wal->next_number++;
         wal->preparing_bytes = 0;
         wal_spare_path(wal, wal->preparing_number, &path);
-        status =
-            wal->disk->open(wal->disk->ctx, path.text, DISK_CREATE, &wal->preparing, err);
+        status = wal->disk->open(wal->disk->ctx, path.text, DISK_CREATE, &wal->preparing, err);
     }
     if (!status) status = fill_slice(wal, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) {

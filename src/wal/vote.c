@@ -27,15 +27,13 @@ static void encode(const struct slot *slot, uint8_t page[SLOT_BYTES]) {
 static bool decode(const uint8_t page[SLOT_BYTES], struct slot *slot) {
     if (memcmp(page + 8, magic, 4) != 0 || get_u16(page + 12) != 1) return false;
     if (get_u64(page) != hash64(page + 8, SLOT_BYTES - 8)) return false;
-    *slot = (struct slot){get_u64(page + 16),
-                          get_u64(page + 24),
-                          {get_u64(page + 32), get_u64(page + 40)}};
+    *slot = (struct slot){
+        get_u64(page + 16), get_u64(page + 24), {get_u64(page + 32), get_u64(page + 40)}};
     return true;
 }
 
 static replog_status write_slots(const struct disk *disk, struct disk_file *file,
-                                 uint64_t first_slot, const struct slot *slot,
-                                 replog_error *err) {
+                                 uint64_t first_slot, const struct slot *slot, replog_error *err) {
     uint8_t page[SLOT_BYTES];
     encode(slot, page);
     replog_status status = REPLOG_OK;
@@ -83,8 +81,8 @@ replog_status vote_load(const struct disk *disk, const char *path, bool read_onl
         goto out;
     }
     size_t best = valid[1] && (!valid[0] || slots[1].counter > slots[0].counter);
-    *vote = (struct vote_file){disk, NULL, slots[best].incarnation, slots[best].counter,
-                               1 - best, slots[best].vote};
+    *vote = (struct vote_file){
+        disk, NULL, slots[best].incarnation, slots[best].counter, 1 - best, slots[best].vote};
     if (!read_only) {
         vote->file = file;
         file = NULL;

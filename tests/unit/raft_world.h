@@ -131,6 +131,8 @@ void restart(struct world *w, uint64_t id);
 void set_base(struct world *w, uint64_t id, uint64_t seq);
 
 /* ---- Much at once */
+/* All disks (unless held), or else the oldest message. False: nothing is left. */
+bool deliver_one(struct world *w);
 /* Disks (unless held) and messages, oldest first, until nothing is left. */
 void deliver_all(struct world *w);
 /* Everybody has been silent for long; this member alone notices, and stands. Then deliver_all. */

@@ -326,9 +326,7 @@ static void test_mixed_levels(void **state) {
                          REPLOG_OK);
         replog_batch_free(b);
     }
-    uint64_t t0=clock_mono_ms(); int xx = replog_flush(c, 5500, NULL); printf("took %d\n", (int)(clock_mono_ms()-t0));
-    for (int i = 0; i < 60; i++) printf("%d: %d %d %s\n", i, many.answered[i], many.status[i], many.text[i]);
-    assert_int_equal(xx, REPLOG_OK);
+    assert_int_equal(replog_flush(c, 2000, NULL), REPLOG_OK);
     for (int i = 0; i < 60; i++) {
         char value[24];
         sprintf(value, "m%d", i);

@@ -98,7 +98,6 @@ static struct world *figure_8_abc(void) {
     w->packet_blocks = 1;
     for (uint64_t id = 1; id <= 5; id++) log_of(w, id, 1, "1");
     world_say(w, "(a) S1 leads term 2 and brings its entry at 2 to S2 only.");
-    w->cut[1][3] = w->cut[1][4] = w->cut[1][5] = false;
     w->lose_term = 2;
     elect(w, 1);
     w->lose_term = 0;

@@ -15,7 +15,7 @@
 
 #include "base/clock.h"
 
-enum { SEEDS = 150, STEPS_PER_MEMBER = 1500, N_OLD = 16 };
+enum { SEEDS = 100, STEPS_PER_MEMBER = 1500, N_OLD = 16 };
 
 struct totals {
     uint64_t elections, blocks, reads_ok, cuts, crashes;
@@ -30,7 +30,7 @@ static struct {
 static struct packet old_packets[N_OLD]; /* of this schedule */
 
 static uint64_t pick(struct world *w, uint64_t n) {
-    return rng_next(&w->seed) % n;
+    return n > 0 ? rng_next(&w->seed) % n : 0;
 }
 static uint64_t any_member(struct world *w) {
     return 1 + pick(w, w->n);
@@ -169,7 +169,7 @@ static void random_step(struct world *w, struct totals *totals) {
     } else if (luck < 280 + weather.disks) {
         for (uint64_t id = 1; id <= w->n; id++) some_disk(w, id);
     } else {
-        for (uint64_t n = pick(w, 2 * w->n); n > 0; n--) some_message(w);
+        for (uint64_t n = pick(w, (uint64_t)2 * w->n); n > 0; n--) some_message(w);
     }
 }
 

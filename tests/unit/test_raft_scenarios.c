@@ -408,6 +408,66 @@ static void transfer(void **state) {
     world_end(w, "transfer");
 }
 
+/* Answers that come when the one who asked is in a later term. */
+static void deliver_until(struct world *w, uint64_t id, enum raft_role role) {
+    for (int i = 0; i < 100 && raft_role(core(w, id)) != role; i++) assert_true(deliver_one(w));
+    assert_int_equal(raft_role(core(w, id)), role);
+}
+
+static struct packet first_answer(struct world *w, enum raft_msg_type type) {
+    for (int i = 0; i < 100; i++) {
+        for (size_t k = 0; k < w->n_packets; k++) {
+            if (w->packets[k].msg.type == type) return w->packets[k];
+        }
+        assert_true(deliver_one(w));
+    }
+    fail_msg("no such answer");
+    return (struct packet){0};
+}
+
+static void deliver_late(struct world *w, const struct packet *packet) {
+    w->packets[w->n_packets++] = *packet;
+    deliver(w, w->n_packets - 1);
+}
+
+static void answers_of_old_terms(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 26, true);
+    world_say(w, "1 leads term 1; copies of the answers that it gets are kept.");
+    isolate(w, 3, true);
+    pass_ms(w, 2000);
+    tick(w, 1);
+    struct packet prevote = first_answer(w, RAFT_PREVOTE_REPLY);
+    struct packet vote = first_answer(w, RAFT_VOTE_REPLY);
+    deliver_until(w, 1, RAFT_LEADER);
+    for (int i = 0; i < 3; i++) append(w, 1, 1);
+    deliver_all(w);
+    pass_ms(w, 100);
+    tick(w, 1);
+    struct packet ack = first_answer(w, RAFT_APPEND_REPLY);
+    assert_true(ack.msg.ok && ack.msg.seq == 4);
+    deliver_all(w);
+    world_say(w, "Deposed, it stands again: an old pre-vote does not make it a candidate,");
+    world_event(w, 1, &(struct raft_event){.type = RAFT_EV_STEP_DOWN});
+    pass_ms(w, 5000);
+    tick(w, 1);
+    deliver_late(w, &prevote);
+    assert_int_equal(raft_role(core(w, 1)), RAFT_PRECANDIDATE);
+    world_say(w, "an old vote does not make it the leader,");
+    deliver_until(w, 1, RAFT_CANDIDATE);
+    while (count_packets(w, 1, RAFT_VOTE) == 0) assert_true(deliver_one(w));
+    deliver_late(w, &vote);
+    assert_int_equal(raft_role(core(w, 1)), RAFT_CANDIDATE);
+    world_say(w, "and what was durable elsewhere in term 1 has to be said again in term 2.");
+    deliver_until(w, 1, RAFT_LEADER);
+    assert_int_equal(raft_match(core(w, 1), 2), 0);
+    deliver_late(w, &ack);
+    assert_int_equal(raft_match(core(w, 1), 2), 0);
+    deliver_all(w);
+    assert_int_equal(raft_match(core(w, 1), 2), 5);
+    world_end(w, "answers_of_old_terms");
+}
+
 /* ---- Reads */
 static void read_index(void **state) {
     (void)state;
@@ -605,6 +665,7 @@ int main(void) {
         cmocka_unit_test(votes_refused_while_led),
         cmocka_unit_test(check_quorum),
         cmocka_unit_test(transfer),
+        cmocka_unit_test(answers_of_old_terms),
         cmocka_unit_test(read_index),
         cmocka_unit_test(read_of_a_deposed_leader),
         cmocka_unit_test(reads_are_bounded),

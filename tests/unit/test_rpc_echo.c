@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "health.pb-c.h"
 #include "replog.pb-c.h"
+#include "rpc/internal.h"
 #include "rpc_echo.h"
 
 #define PATH(name) "/replog.v1.Log/" name
@@ -630,6 +631,34 @@ static void test_calls_from_callbacks(void **state) {
     }
 }
 
+/* HTTP/2 has 2^30 stream ids for a connection; a channel goes on with a new one. */
+static void test_stream_ids_run_out(void **state) {
+    (void)state;
+    struct seen s;
+    seen_init(&s);
+    struct rpc_call *old = rpc_start(channel, PATH("AppendStream"), 0, &seen_handlers, &s);
+    send_number(old, 0, 8);
+    wait_messages(&s, 1);
+    pthread_mutex_lock(&old->conn->mu);
+    assert_int_equal(nghttp2_session_set_next_stream_id(old->conn->session, INT32_MAX - 6), 0);
+    pthread_mutex_unlock(&old->conn->mu);
+    for (int i = 0; i < 20; i++) assert_int_equal(status_call(channel, 5000, NULL), REPLOG_OK);
+    struct rpc_stats stats;
+    rpc_server_stats(server, &stats);
+    assert_int_equal(stats.connections, 2);
+    send_number(old, 1, 8); /* the old connection stays for the calls that it has */
+    wait_messages(&s, 2);
+    rpc_end(old);
+    wait_closed(&s);
+    assert_int_equal(s.status, REPLOG_OK);
+    rpc_call_unref(old);
+    for (int i = 0; i < 400 && stats.connections != 1; i++) {
+        sleep_ms(5);
+        rpc_server_stats(server, &stats);
+    }
+    assert_int_equal(stats.connections, 1);
+}
+
 /* Silence is not the end: keepalive asks, and the peer answers. */
 static void test_keepalive(void **state) {
     (void)state;
@@ -668,6 +697,7 @@ int main(void) {
                                        T(test_many_threads),
                                        T(test_more_than_max_streams),
                                        T(test_calls_from_callbacks),
+                                       T(test_stream_ids_run_out),
                                        T(test_keepalive)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     fflush(NULL);

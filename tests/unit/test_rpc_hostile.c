@@ -339,7 +339,7 @@ static void test_control_floods(void **state) {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         begin_flood();
         fill(kinds[i]);
-        assert_true(flood_is_stopped(&once, &again));
+        if (!flood_is_stopped(&once, &again)) fail_msg("flood %zu was not stopped", i);
         assert_true(healthy());
     }
     begin_flood();
@@ -547,36 +547,90 @@ static void test_cut_anywhere(void **state) {
     }
 }
 
-/* A client that is answered by something else. */
+/* ---- Clients that are answered by something else */
+
+static _Atomic int outcome;
+
+static void on_outcome(struct rpc_call *call, replog_status status, const char *text) {
+    (void)call;
+    (void)text;
+    outcome = (int)status;
+}
+
+static int listen_anywhere(char to[64]) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in sa = {.sin_family = AF_INET};
+    sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof sa;
+    assert_int_equal(bind(listener, (struct sockaddr *)&sa, sizeof sa), 0);
+    assert_int_equal(listen(listener, 8), 0);
+    getsockname(listener, (struct sockaddr *)&sa, &size);
+    snprintf(to, 64, "127.0.0.1:%u", (unsigned)ntohs(sa.sin_port));
+    return listener;
+}
+
+/* One call to a server that answers with `answer` and then says nothing; the call's outcome. */
+static int outcome_of(const void *answer, size_t size_bytes) {
+    char to[64];
+    int listener = listen_anywhere(to);
+    struct rpc_channel_options o = {.address = to, .connect_ms = 200, .keepalive_ms = 150};
+    struct rpc_channel *c;
+    assert_int_equal(rpc_channel_open(&o, &c, NULL), REPLOG_OK);
+    struct rpc_handlers handlers = {.closed = on_outcome};
+    outcome = -1;
+    struct rpc_call *call = rpc_start(c, "/x.Y/Z", 0, &handlers, NULL);
+    int fd = accept(listener, NULL, NULL);
+    uint8_t request[4096];
+    for (ssize_t n = 0; n < 200;) { /* preface, SETTINGS and the request's headers */
+        ssize_t k = recv(fd, request + n, sizeof request - (size_t)n, 0);
+        assert_true(k > 0);
+        n += k;
+    }
+    send_all(fd, answer, size_bytes);
+    uint64_t begun = clock_mono_ms();
+    while (outcome < 0 && clock_mono_ms() - begun < 3000) sleep_ms(5);
+    rpc_call_unref(call);
+    close(fd);
+    close(listener);
+    rpc_channel_close(c);
+    return outcome;
+}
+
 static void test_false_server(void **state) {
     (void)state;
-    static const char *const answers[] = {"HTTP/1.1 400 Bad Request\r\n\r\n", "", "\0\0\0"};
-    static const size_t sizes[] = {28, 0, 3};
-    for (int i = 0; i < 3; i++) {
-        int listener = socket(AF_INET, SOCK_STREAM, 0);
-        struct sockaddr_in sa = {.sin_family = AF_INET};
-        sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof sa;
-        assert_int_equal(bind(listener, (struct sockaddr *)&sa, sizeof sa), 0);
-        assert_int_equal(listen(listener, 8), 0);
-        getsockname(listener, (struct sockaddr *)&sa, &size);
-        char to[64];
-        snprintf(to, sizeof to, "127.0.0.1:%u", (unsigned)ntohs(sa.sin_port));
-        struct rpc_channel_options o = {.address = to, .connect_ms = 200};
-        struct rpc_channel *c;
-        assert_int_equal(rpc_channel_open(&o, &c, NULL), REPLOG_OK);
-        struct rpc_handlers none = {0};
-        struct rpc_call *call = rpc_start(c, "/x.Y/Z", 0, &none, NULL);
-        int fd = accept(listener, NULL, NULL);
-        send_all(fd, answers[i], sizes[i]);
-        uint64_t begun = clock_mono_ms();
-        while (rpc_call_is_open(call) && clock_mono_ms() - begun < 3000) sleep_ms(5);
-        assert_false(rpc_call_is_open(call));
-        rpc_call_unref(call);
-        close(fd);
-        close(listener);
-        rpc_channel_close(c);
+    static struct bytes b;
+    assert_int_equal(outcome_of("HTTP/1.1 400 Bad Request\r\n\r\n", 28), REPLOG_UNAVAILABLE);
+    assert_int_equal(outcome_of("", 0), REPLOG_UNAVAILABLE);
+    assert_int_equal(outcome_of("\0\0\0", 3), REPLOG_UNAVAILABLE);
+    b.size = 0;
+    put_frame(&b, SETTINGS, 0, 0, NULL, 0); /* and silence: keepalive */
+    assert_int_equal(outcome_of(b.data, b.size), REPLOG_UNAVAILABLE);
+    /* an HTTP answer that is not gRPC: its :status counts */
+    static const struct {
+        const char *http;
+        replog_status status;
+    } cases[] = {{"503", REPLOG_UNAVAILABLE},
+                 {"404", REPLOG_UNIMPLEMENTED},
+                 {"403", REPLOG_PERMISSION_DENIED},
+                 {"200", REPLOG_INTERNAL}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        static struct bytes h;
+        h.size = 0;
+        put(&h, "\x08\x03", 2);
+        put(&h, cases[i].http, 3);
+        b.size = 0;
+        put_frame(&b, SETTINGS, 0, 0, NULL, 0);
+        put_frame(&b, HEADERS, END_HEADERS | END_STREAM, 1, h.data, h.size);
+        assert_int_equal(outcome_of(b.data, b.size), cases[i].status);
     }
+    b.size = 0;
+    put_frame(&b, SETTINGS, 0, 0, NULL, 0);
+    put_frame(&b, RST_STREAM, 0, 1, "\0\0\0\x7", 4); /* REFUSED_STREAM */
+    assert_int_equal(outcome_of(b.data, b.size), REPLOG_UNAVAILABLE);
+    b.size = 0;
+    put_frame(&b, SETTINGS, 0, 0, NULL, 0);
+    put_frame(&b, GOAWAY, 0, 0, "\0\0\0\0\0\0\0\0", 8); /* nothing was processed */
+    assert_int_equal(outcome_of(b.data, b.size), REPLOG_UNAVAILABLE);
 }
 
 int main(void) {

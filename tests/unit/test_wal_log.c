@@ -1,5 +1,5 @@
-/* The log of wal/log.h in good weather: append, read, roll, reopen, mark, prepare, a full disk, real
- * files, readers beside a writer. */
+/* The log of wal/log.h in good weather: append, read, roll, reopen, mark, prepare, a full disk,
+ * real files, readers beside a writer. */
 #include "wal_world.h"
 
 #include <pthread.h>
@@ -303,7 +303,8 @@ static void test_reader_thread(void **state) {
     world_ok(w, world_open(w));
     struct follower f[2] = {{.w = w, .until = 500}, {.w = w, .until = 500}};
     pthread_t threads[2];
-    for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, follow, &f[i]), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, follow, &f[i]), 0);
     for (int i = 0; i < 500; i++) {
         world_ok(w, world_append(w, 1, 1, (size_t)(i % 50) * 40));
         if (i % 5 == 0) world_ok(w, world_sync(w));

@@ -1,10 +1,11 @@
-/* The identity of a directory: MANIFEST, VOTE, founding, and every way in which they can be wrong. */
+/* The identity of a directory: MANIFEST, VOTE, founding, and every way in which they can be wrong.
+ */
 #include "wal_world.h"
 
 static void file_op(struct world *w, const char *from, const char *to) {
     const struct disk *disk = w->options.disk;
-    replog_status status = to ? disk->rename(disk->ctx, from, to, &w->err)
-                              : disk->unlink(disk->ctx, from, &w->err);
+    replog_status status =
+        to ? disk->rename(disk->ctx, from, to, &w->err) : disk->unlink(disk->ctx, from, &w->err);
     if (status) fail_msg("%s", w->err.text);
 }
 
@@ -251,16 +252,11 @@ static void test_vote_cut_at_every_call(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_founding),
-        cmocka_unit_test(test_other_member),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_stray_vote),
-        cmocka_unit_test(test_making_cut_at_every_call),
-        cmocka_unit_test(test_damaged_manifest),
-        cmocka_unit_test(test_votes),
-        cmocka_unit_test(test_damaged_vote),
-        cmocka_unit_test(test_vote_cut_at_every_call),
+        cmocka_unit_test(test_founding),         cmocka_unit_test(test_other_member),
+        cmocka_unit_test(test_options),          cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_stray_vote),       cmocka_unit_test(test_making_cut_at_every_call),
+        cmocka_unit_test(test_damaged_manifest), cmocka_unit_test(test_votes),
+        cmocka_unit_test(test_damaged_vote),     cmocka_unit_test(test_vote_cut_at_every_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,9 +73,10 @@ static bool run_script(struct script *s) {
            do_mark(s) && do_append(s, 2, 1, 10) && do_prepare(s) && do_append(s, 2, 1, 12000) &&
            do_sync(s) && do_truncate(s, 4) && do_append(s, 3, 1, 9000) &&
            do_append(s, 3, 1, 20000) && do_sync(s) && do_cut(s, 6) && do_append(s, 4, 1, 5000) &&
-           do_append(s, 4, 1, 24000) && do_sync(s) && do_append(s, 4, 1, 15000) && do_cut(s, 7) &&
-           do_vote(s, 5) && do_append(s, 5, 2, 4000) && do_sync(s) && do_truncate(s, 8) &&
-           do_append(s, 5, 1, 1) && do_mark(s);
+           do_append(s, 4, 1, 24000) && do_sync(s) && do_append(s, 4, 1, 15000) &&
+           do_append(s, 4, 1, 10) && do_cut(s, 9) && do_cut(s, 7) && do_vote(s, 5) &&
+           do_append(s, 5, 2, 4000) && do_sync(s) && do_truncate(s, 8) && do_append(s, 5, 1, 1) &&
+           do_mark(s);
 }
 
 static void check_script(struct script *s) {
@@ -215,8 +216,7 @@ static void test_random_lives(void **state) {
                 disk_mem_cut_at(w->mem, disk_mem_calls(w->mem) + pick(&rng, 1, 80));
             s.fail_at = rng_next(&rng) % 3 ? SIZE_MAX : s.step + pick(&rng, 0, n_steps);
             s.fail_write = rng_next(&rng) % 2;
-            for (size_t i = 0; i < n_steps && live(&s, &rng, &term); i++) {
-            }
+            for (size_t i = 0; i < n_steps && live(&s, &rng, &term); i++) {}
             disk_mem_fail_syncs(w->mem, 0);
             disk_mem_fail_writes(w->mem, 0);
             wal_close(w->wal);
@@ -266,6 +266,52 @@ static void test_torn_tail(void **state) {
     world_check(w);
     world_reopen(w);
     world_check(w);
+    world_free(w);
+}
+
+/* The file's size was torn such that only padding is missing: the block is there, and stays. */
+static void test_torn_padding(void **state) {
+    (void)state;
+    struct world *w = world_new();
+    world_ok(w, world_open(w));
+    world_fill(w, 1, 1, 5000);
+    wal_close(w->wal);
+    const struct disk *disk = w->options.disk;
+    struct disk_file *file;
+    world_ok(w, disk->open(disk->ctx, first_file, DISK_WRITE, &file, &w->err));
+    world_ok(w, disk->resize(file, SEGMENT_DATA_OFFSET + 5500, &w->err));
+    disk->close(file);
+    w->options.read_only = true;
+    world_ok(w, world_open(w));
+    world_check(w);
+    w->options.read_only = false;
+    world_reopen(w);
+    world_check(w);
+    world_fill(w, 1, 2, 5000);
+    world_crash(w, DISK_LOSE_ALL, 1);
+    world_check(w);
+    world_free(w);
+}
+
+/* A group that follows the torn one, and would continue what is written over that: it is of an
+ * earlier epoch, and does not come back. */
+static void test_stale_group(void **state) {
+    (void)state;
+    struct world *w = world_new();
+    world_ok(w, world_open(w));
+    world_fill(w, 1, 1, 100);
+    world_ok(w, wal_mark(w->wal, &w->err));
+    world_ok(w, world_append(w, 1, 1, 100));
+    world_ok(w, world_append(w, 1, 1, 100));
+    damage(w, 1, SEGMENT_DATA_OFFSET + 2 * 4096 + 150);
+    world_reopen(w);
+    assert_int_equal(wal_tail(w->wal).seq, 1);
+    struct slice same = {w->blocks[1].blob->data, w->blocks[1].blob->size_bytes};
+    world_ok(w, wal_append(w->wal, &same, 1, NULL, &w->err));
+    world_forget(w, 2);
+    world_ok(w, world_sync(w));
+    world_reopen(w);
+    world_check(w); /* two blocks, not three */
     world_free(w);
 }
 
@@ -482,6 +528,8 @@ int main(void) {
         cmocka_unit_test(test_failure_at_every_step),
         cmocka_unit_test(test_random_lives),
         cmocka_unit_test(test_torn_tail),
+        cmocka_unit_test(test_torn_padding),
+        cmocka_unit_test(test_stale_group),
         cmocka_unit_test(test_rot),
         cmocka_unit_test(test_rot_under_a_mark),
         cmocka_unit_test(test_open_marks),

@@ -2,6 +2,8 @@
 #include "wal_world.h"
 
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 static uint32_t n_files;
 static void count_name(const char *name, void *user) {
@@ -165,6 +167,61 @@ static void test_cut_bounds(void **state) {
     world_free(w);
 }
 
+/* ---- Files that come back */
+struct kept_file {
+    char path[64];
+    uint8_t *data;
+    size_t size_bytes;
+};
+
+static struct kept_file keep_file(struct world *w, uint64_t number) {
+    struct kept_file kept = {.data = malloc(1 << 20)};
+    const struct disk *disk = w->options.disk;
+    struct disk_file *file;
+    assert_non_null(kept.data);
+    snprintf(kept.path, sizeof kept.path, "log/%016" PRIx64 ".seg", number);
+    world_ok(w, disk->open(disk->ctx, kept.path, DISK_READ, &file, &w->err));
+    world_ok(w, disk->read(file, kept.data, 1 << 20, 0, &kept.size_bytes, &w->err));
+    disk->close(file);
+    return kept;
+}
+
+static void bring_back(struct world *w, struct kept_file *kept) {
+    const struct disk *disk = w->options.disk;
+    struct disk_file *file;
+    struct iovec piece = {kept->data, kept->size_bytes};
+    world_ok(w, disk->open(disk->ctx, kept->path, DISK_CREATE, &file, &w->err));
+    world_ok(w, disk->write(file, &piece, 1, 0, &w->err));
+    disk->close(file);
+    free(kept->data);
+}
+
+/* Whether their removal was lost in a crash, or they are put there: they are dropped again. */
+static void test_reappearing_segments(void **state) {
+    (void)state;
+    for (int cut = 0; cut < 2; cut++) {
+        struct world *w = filled(20, 5000);
+        uint32_t n = wal_n_segments(w->wal);
+        assert_true(n > 4);
+        struct kept_file kept = keep_file(w, cut ? n - 1 : 2);
+        if (cut) {
+            world_ok(w, wal_cut(w->wal, world_pos(w, 3).seq, &w->err));
+            world_forget(w, 3);
+        } else {
+            world_ok(w, wal_truncate(w->wal, world_pos(w, 18).seq, NULL, &w->err));
+        }
+        wal_close(w->wal);
+        bring_back(w, &kept);
+        world_ok(w, world_open(w));
+        world_check(w);
+        assert_int_equal(count_files(w, ".seg"), wal_n_segments(w->wal));
+        world_fill(w, 3, 10, 5000);
+        world_reopen(w);
+        world_check(w);
+        world_free(w);
+    }
+}
+
 /* ---- Readers in the way */
 static void test_readers_and_cut(void **state) {
     (void)state;
@@ -177,7 +234,8 @@ static void test_readers_and_cut(void **state) {
     world_ok(w, wal_reader_open(w->wal, w->blocks[8].h.first_seq, &at, &w->err));
     world_ok(w, wal_reader_next(at, UINT64_MAX, &h, &bytes, &w->err));
     world_ok(w, wal_reader_open(w->wal, 1, &below, &w->err));
-    for (int i = 0; i < 3; i++) world_ok(w, wal_reader_next(below, UINT64_MAX, &h, &bytes, &w->err));
+    for (int i = 0; i < 3; i++)
+        world_ok(w, wal_reader_next(below, UINT64_MAX, &h, &bytes, &w->err));
     world_ok(w, wal_cut(w->wal, world_pos(w, 9).seq, &w->err));
     world_forget(w, 9);
     assert_int_equal(wal_reader_next(above, UINT64_MAX, &h, &bytes, &w->err), REPLOG_ABORTED);
@@ -213,7 +271,7 @@ static void test_readers_and_truncation(void **state) {
     world_ok(w, wal_reader_next(low, UINT64_MAX, &h, &bytes, &w->err));
     world_ok(w, wal_reader_open(w->wal, w->blocks[20].h.first_seq, &high, &w->err));
     world_ok(w, wal_truncate(w->wal, world_pos(w, 20).seq, NULL, &w->err));
-    /* The bytes given out before hold; the file is not recycled while it is read. */
+    /* The bytes given out before hold. */
     assert_memory_equal(bytes, w->blocks[0].blob->data, h.length);
     assert_int_equal(wal_reader_next(low, UINT64_MAX, &h, &bytes, &w->err), REPLOG_ABORTED);
     for (size_t i = 20; i < 30; i++) {
@@ -227,6 +285,93 @@ static void test_readers_and_truncation(void **state) {
     world_free(w);
 }
 
+/* A segment that is being read is unlinked, not recycled. */
+static void test_no_recycling_under_a_reader(void **state) {
+    (void)state;
+    struct world *w = filled(12, 5000);
+    struct wal_reader *reader;
+    struct block_header h;
+    const uint8_t *bytes;
+    world_ok(w, wal_reader_open(w->wal, 1, &reader, &w->err));
+    world_ok(w, wal_reader_next(reader, UINT64_MAX, &h, &bytes, &w->err));
+    uint32_t segments = wal_n_segments(w->wal);
+    world_ok(w, wal_truncate(w->wal, world_pos(w, 2).seq, NULL, &w->err));
+    assert_int_equal(wal_n_segments(w->wal), segments - 1);
+    assert_int_equal(count_files(w, "spare-"), 0);
+    wal_reader_close(reader);
+    world_free(w);
+}
+
+/* Readers on threads of their own, while the log is cut and truncated under them: what they get is
+ * a chain without gaps, or ABORTED. */
+struct beside {
+    struct world *w;
+    _Atomic bool stop;
+    uint64_t n_blocks, n_aborted;
+    replog_status status;
+    replog_error err;
+};
+
+static replog_status read_once(struct beside *b) {
+    struct wal_reader *reader = NULL;
+    struct block_header h;
+    const uint8_t *bytes;
+    uint64_t seq = 0, chain = 0;
+    replog_status status = wal_reader_open(b->w->wal, wal_first_seq(b->w->wal), &reader, &b->err);
+    while (!status) {
+        status = wal_reader_next(reader, UINT64_MAX, &h, &bytes, &b->err);
+        if (status) break;
+        if (seq && (h.first_seq != seq + 1 || h.prev_chain != chain)) status = REPLOG_INTERNAL;
+        if (block_check(bytes, h.length, &h, &b->err)) status = REPLOG_INTERNAL;
+        seq = block_last_seq(&h);
+        chain = h.hash;
+        b->n_blocks++;
+    }
+    wal_reader_close(reader);
+    return status;
+}
+
+static void *read_beside(void *user) {
+    struct beside *b = user;
+    while (!atomic_load(&b->stop) && !b->status) {
+        replog_status status = read_once(b);
+        if (status == REPLOG_ABORTED) b->n_aborted++;
+        if (status != REPLOG_NOT_FOUND && status != REPLOG_ABORTED && status != REPLOG_OUT_OF_RANGE)
+            b->status = status;
+    }
+    return NULL;
+}
+
+static void test_readers_beside(void **state) {
+    (void)state;
+    struct world *w = filled(10, 3000);
+    struct beside b[2] = {{.w = w}, {.w = w}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, read_beside, &b[i]), 0);
+    uint64_t rng = 3;
+    for (int i = 0; i < 150; i++) {
+        world_fill(w, (uint64_t)i / 10 + 3, 1 + rng_next(&rng) % 6, 3000);
+        size_t from = world_index(w, wal_first_seq(w->wal));
+        size_t keep = w->n - rng_next(&rng) % 8;
+        if (keep < from) keep = from;
+        if (i % 3 == 0) {
+            world_ok(w, wal_cut(w->wal, world_pos(w, keep).seq, &w->err));
+            world_forget(w, keep);
+        }
+        if (i % 7 == 0)
+            world_ok(w, wal_truncate(w->wal, world_pos(w, (from + w->n) / 2).seq, NULL, &w->err));
+    }
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&b[i].stop, true);
+        pthread_join(threads[i], NULL);
+        if (b[i].status) fail_msg("%d: %s", (int)b[i].status, b[i].err.text);
+        assert_true(b[i].n_blocks > 0);
+    }
+    world_check(w);
+    world_free(w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_truncate_everywhere),
@@ -235,8 +380,11 @@ int main(void) {
         cmocka_unit_test(test_cut_everywhere),
         cmocka_unit_test(test_cut_within_a_group),
         cmocka_unit_test(test_cut_bounds),
+        cmocka_unit_test(test_reappearing_segments),
+        cmocka_unit_test(test_no_recycling_under_a_reader),
         cmocka_unit_test(test_readers_and_cut),
         cmocka_unit_test(test_readers_and_truncation),
+        cmocka_unit_test(test_readers_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
