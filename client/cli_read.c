@@ -40,7 +40,7 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
     struct buffer line = {0};
     struct progress progress;
     uint64_t records = 0;
-    bool to_file = true, printed = true, waited = false;
+    bool printed = true, waited = false;
     uint32_t patience_ms = o->follow ? FOLLOW_POLL_MS : 0;
     progress_start(&progress);
     while (printed && !cli_interrupted()) {
@@ -58,7 +58,7 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
         printed = cli_print(&line);
         if (o->follow) fflush(stdout);
         records++;
-        if (to_file && progress_due(&progress)) {
+        if (progress_due(&progress)) {
             progress_line("%" PRIu64 " records, seq %" PRIu64, records, entry.seq);
         }
     }
@@ -78,10 +78,10 @@ int cmd_read(struct cli *cli, int argc, char **argv) {
     bool node = false;
     for (int option; (option = cli_option(cli, argc, argv, own)) != -1;) {
         if (option == '?') return CLI_USAGE;
-        if (option == 'f' && !cli_number("--from", optarg, 1, UINT64_MAX, &o.from_seq)) {
+        if (option == 'f' && !cli_number("--from", optarg, 0, UINT64_MAX, &o.from_seq)) {
             return CLI_USAGE;
         }
-        if (option == 't' && !cli_number("--to", optarg, 1, UINT64_MAX, &o.to_seq)) {
+        if (option == 't' && !cli_number("--to", optarg, 0, UINT64_MAX, &o.to_seq)) {
             return CLI_USAGE;
         }
         if (option == 'F') o.follow = true;

@@ -169,9 +169,12 @@ replog_status client_unary(replog_client *c, const char *method, const ProtobufC
         }
         wait_closed_locked(c, call);
         bool again = retry_at_locked(c, call, anywhere, &backoff, &hops, &at);
-        if (!again) {
-            status = call->status ? error_set(err, call->status, "%s", call->text)
-                                  : unpack_reply(call, reply_type, reply, err);
+        if (!again && call->status) {
+            bool tried = hops > 0 || backoff.ms > 0;
+            status = error_set(err, call->status, "%s%s%s", call->text,
+                               tried ? "; an earlier attempt: " : "", tried ? c->last_failure : "");
+        } else if (!again) {
+            status = unpack_reply(call, reply_type, reply, err);
         }
         client_call_release_locked(call);
         if (!again) break;

@@ -18,7 +18,9 @@ static inline void put_u32(uint8_t *p, uint32_t v) {
 static inline void put_u64(uint8_t *p, uint64_t v) {
     for (int i = 0; i < 8; i++) p[i] = (uint8_t)(v >> (8 * i));
 }
-static inline uint16_t get_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline uint16_t get_u16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 static inline uint32_t get_u32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -65,7 +67,9 @@ void buffer_u32(struct buffer *b, uint32_t v);
 void buffer_u64(struct buffer *b, uint64_t v);
 void buffer_printf(struct buffer *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Leaves `b` empty (capacity kept). */
-static inline void buffer_clear(struct buffer *b) { b->size_bytes = 0; }
+static inline void buffer_clear(struct buffer *b) {
+    b->size_bytes = 0;
+}
 
 /* Reads a byte string from front to back; every getter returns 0 and sets `failed` past the end. */
 struct cursor {

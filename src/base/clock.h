@@ -1,6 +1,6 @@
 /* clock.h: time and randomness of the operating system. Only what owns threads (server/,
- * client/, rpc/, replog/wal.h) calls these; raft/, node/ and wal/log.h are told the time and given a
- * seed. */
+ * client/, rpc/, replog/wal.h) calls these; raft/, node/ and wal/log.h are told the time and given
+ * a seed. */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 

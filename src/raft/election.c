@@ -6,9 +6,25 @@
 #include "base/check.h"
 #include "base/clock.h"
 
+enum { HURRIED_PREVOTES = 6 };
+
 void raft_reset_election_timer(struct raft *r) {
     uint64_t election_ms = r->config.election_ms;
     r->election_due_ms = r->now_ms + rng_between(&r->rng, election_ms, 2 * election_ms - 1);
+}
+
+/* The time to the next pre-vote of a member that lost its leader. */
+static void hurry(struct raft *r) {
+    uint64_t heartbeat_ms = r->config.heartbeat_ms;
+    uint64_t due_ms = r->now_ms + rng_between(&r->rng, heartbeat_ms / 4, 2 * heartbeat_ms);
+    if (due_ms < r->election_due_ms) r->election_due_ms = due_ms;
+}
+
+/* The connection to the leader broke: most likely its process has ended. Asking for pre-votes soon
+ * disturbs nobody if it has not, for the others still hear it and refuse. */
+void raft_leader_lost(struct raft *r) {
+    r->hurry = HURRIED_PREVOTES;
+    hurry(r);
 }
 
 void raft_announce_role(struct raft *r, struct raft_effects *fx) {
@@ -32,6 +48,7 @@ bool raft_vote_is_saved(const struct raft *r) {
 
 bool raft_leader_is_alive(const struct raft *r) {
     if (r->role == RAFT_LEADER) return true; /* check-quorum sees to it */
+    if (r->hurry > 0) return false;
     return r->leader != 0 && r->now_ms - r->leader_heard_ms < r->config.election_ms;
 }
 
@@ -103,6 +120,7 @@ static void pre_campaign(struct raft *r, struct raft_effects *fx) {
     r->role = RAFT_PRECANDIDATE;
     r->leader = 0;
     raft_reset_election_timer(r);
+    if (r->hurry > 0 && --r->hurry > 0) hurry(r);
     raft_announce_role(r, fx);
     ask_for_votes(r, RAFT_PREVOTE, r->term + 1, false, fx);
 }

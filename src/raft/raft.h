@@ -97,7 +97,8 @@ enum raft_event_type {
     RAFT_EV_VOTE_SAVED, /* term, vote: what SAVE_VOTE asked for is durable */
     RAFT_EV_SENT,       /* peer, seq: blocks up to seq are on their way to the peer; an APPEND that
                            is sent later must not overtake them */
-    RAFT_EV_LOST,       /* peer: the connection broke; what was on its way may be lost */
+    RAFT_EV_LOST,       /* peer: the connection broke; what was on its way may be lost. A follower
+                           that lost its leader asks for pre-votes soon */
     RAFT_EV_TRANSFER,   /* peer: hand leadership to it (0: to the one that is furthest) */
     RAFT_EV_READ,       /* context: a read index is wanted; READ_FAIL at once when this is not a
                            leader that is raft_ready, or 1024 reads wait already */

@@ -84,6 +84,7 @@ struct raft {
     uint64_t matched;         /* highest seq known to match the leader's log, durable or not */
     uint64_t leader_heard_ms; /* valid while leader is another member */
     uint64_t leader_round;    /* the highest round heard from it */
+    unsigned hurry;           /* pre-votes that are still asked for soon: the leader was lost */
 
     /* leader */
     struct peer peers[RAFT_MAX_MEMBERS]; /* parallel to config.voters */
@@ -109,6 +110,7 @@ uint64_t raft_majority_value(const struct raft *r, uint64_t *values);
 
 /* ---- election.c */
 void raft_reset_election_timer(struct raft *r);
+void raft_leader_lost(struct raft *r);
 void raft_announce_role(struct raft *r, struct raft_effects *fx); /* ROLE, if anything changed */
 void raft_save_vote(struct raft *r, struct raft_effects *fx); /* SAVE_VOTE, if anything changed */
 bool raft_vote_is_saved(const struct raft *r);

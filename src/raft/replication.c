@@ -124,6 +124,7 @@ void raft_on_sent(struct raft *r, uint64_t peer, uint64_t seq) {
 
 void raft_on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx) {
     int i = raft_voter_index(r, peer);
+    if (r->role == RAFT_FOLLOWER && peer != 0 && peer == r->leader) raft_leader_lost(r);
     if (i < 0 || r->role != RAFT_LEADER || !r->peers[i].streaming) return;
     stop_stream(&r->peers[i], fx);
     r->peers[i].probe_seq =
@@ -313,6 +314,7 @@ void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effect
     if (!entries_are_sound(m)) return;
     raft_become_follower(r, m->from, fx);
     r->leader_heard_ms = r->now_ms;
+    r->hurry = 0;
     r->leader_round = max_u64(r->leader_round, m->round);
     raft_reset_election_timer(r);
     if (!position_matches(r, m)) {

@@ -94,7 +94,7 @@ replog_status rpc_channel_open(const struct rpc_channel_options *options,
     }
     snprintf(channel->address, sizeof channel->address, "%s", options->address);
     channel->limits = (struct rpc_conn_limits){
-        .send_queue_bytes = options->send_queue_bytes ? options->send_queue_bytes : 1024 * 1024,
+        .send_queue_bytes = options->send_queue_bytes ? options->send_queue_bytes : (size_t)1 << 20,
         .max_bytes = CLIENT_BYTES_MAX,
         .handshake_ms = options->connect_ms ? options->connect_ms : 2000,
         .keepalive_ms = options->keepalive_ms ? options->keepalive_ms : 10000};
@@ -141,7 +141,7 @@ const char *rpc_channel_address(const struct rpc_channel *channel) {
 
 bool rpc_channel_connected(const struct rpc_channel *channel) {
     /* the lock is no part of the channel's value */
-    struct rpc_channel *c = (struct rpc_channel *)(uintptr_t)channel;
+    struct rpc_channel *c = (struct rpc_channel *)channel;
     pthread_mutex_lock(&c->mu);
     bool connected = c->current && atomic_load(&c->current->spoke) && takes_calls(c->current);
     pthread_mutex_unlock(&c->mu);

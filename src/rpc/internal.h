@@ -181,8 +181,8 @@ struct rpc_conn {
     _Atomic uint64_t buffered; /* undelivered bytes of its calls */
     _Atomic uint64_t due_ms;   /* when conn_tick wants to run; see loop.c */
 
-    struct rpc_conn *owner_prev, *owner_next;       /* the server's or channel's list */
-    struct rpc_conn *loop_prev, *loop_next, *visit; /* loop.c's */
+    struct rpc_conn *owner_prev, *owner_next, *owner_visit; /* the server's or channel's list */
+    struct rpc_conn *loop_prev, *loop_next, *visit;         /* loop.c's */
     struct rpc_conn *kick_next, *reap_next;
 };
 

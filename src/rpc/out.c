@@ -144,7 +144,7 @@ static bool add_iov(struct rpc_tx *tx, const uint8_t *data, size_t n) {
     }
     if (tx->n_iov == TX_IOV_MAX) return false;
     /* nng only reads through it */
-    tx->iov[tx->n_iov].iov_buf = (void *)(uintptr_t)data;
+    tx->iov[tx->n_iov].iov_buf = (void *)data;
     tx->iov[tx->n_iov++].iov_len = n;
     return true;
 }

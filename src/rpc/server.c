@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "rpc/internal.h"
 
+static const size_t MIB = (size_t)1 << 20;
+
 enum { ACCEPT_RETRY_MS = 50, WARN_MS = 5000 };
 
 struct rpc_server {
@@ -133,10 +135,10 @@ static void on_retry(void *arg) {
 static void set_limits(struct rpc_server *server, const struct rpc_server_options *o) {
     server->max_connections = o->max_connections ? o->max_connections : 256;
     server->limits = (struct rpc_conn_limits){
-        .send_queue_bytes = o->send_queue_bytes ? o->send_queue_bytes : 1024 * 1024,
-        .max_bytes = o->max_connection_bytes ? o->max_connection_bytes : 16u * 1024 * 1024,
+        .send_queue_bytes = o->send_queue_bytes ? o->send_queue_bytes : MIB,
+        .max_bytes = o->max_connection_bytes ? o->max_connection_bytes : 16 * MIB,
         .total = &server->buffered,
-        .max_total = o->max_total_bytes ? o->max_total_bytes : 32u * 1024 * 1024,
+        .max_total = o->max_total_bytes ? o->max_total_bytes : 32 * MIB,
         .max_streams = o->max_streams ? o->max_streams : 1024,
         .handshake_ms = o->handshake_ms ? o->handshake_ms : 3000,
         .keepalive_ms = o->keepalive_ms ? o->keepalive_ms : 10000};
@@ -254,21 +256,22 @@ void rpc_server_stats(struct rpc_server *server, struct rpc_stats *stats) {
 
 /* Calls `visit` on every connection, locked; not with the server's lock held. */
 static void visit_conns(struct rpc_server *server, void (*visit)(struct rpc_conn *)) {
+    struct rpc_conn *list = NULL;
     pthread_mutex_lock(&server->mu);
-    uint32_t n = 0;
-    struct rpc_conn **list = calloc(server->n_conns ? server->n_conns : 1, sizeof *list);
-    for (struct rpc_conn *conn = server->conns; conn && list; conn = conn->owner_next) {
+    for (struct rpc_conn *conn = server->conns; conn; conn = conn->owner_next) {
         conn_ref(conn);
-        list[n++] = conn;
+        conn->owner_visit = list;
+        list = conn;
     }
     pthread_mutex_unlock(&server->mu);
-    for (uint32_t i = 0; i < n; i++) {
-        pthread_mutex_lock(&list[i]->mu);
-        visit(list[i]);
-        pthread_mutex_unlock(&list[i]->mu);
-        conn_unref(list[i]);
+    while (list) {
+        struct rpc_conn *conn = list;
+        list = conn->owner_visit;
+        pthread_mutex_lock(&conn->mu);
+        visit(conn);
+        pthread_mutex_unlock(&conn->mu);
+        conn_unref(conn);
     }
-    free(list);
 }
 
 static void close_conn(struct rpc_conn *conn) {

@@ -3,8 +3,8 @@
  * functions, so that a simulator can put a store behind it that forgets all after its last flush.
  * Hides: RocksDB.
  *
- * A store is written by one thread (the apply thread); flush, get and the walks may be called by any
- * thread beside it. The callbacks of the walks do not call the store. */
+ * A store is written by one thread (the apply thread); flush, get and the walks may be called by
+ * any thread beside it. The callbacks of the walks do not call the store. */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
 
@@ -29,7 +29,8 @@ struct store_ops {
     replog_status (*get)(struct store *s, struct slice key, struct buffer *value, uint64_t *seq,
                          replog_error *err);
     /* Calls fn for every meta entry, in key order. */
-    replog_status (*meta_each)(struct store *s, void (*fn)(struct slice key, struct slice value, void *user),
+    replog_status (*meta_each)(struct store *s,
+                               void (*fn)(struct slice key, struct slice value, void *user),
                                void *user, replog_error *err);
     /* Makes everything written before this call durable; *durable_seq is the applied seq sampled
      * before the flush began. RESOURCE_EXHAUSTED on a full disk: the store must be reopened. */
@@ -38,7 +39,8 @@ struct store_ops {
     uint64_t (*applied)(const struct store *s);
     /* Calls fn for every user key in key order (hashing the content in tests and simulations). */
     replog_status (*each)(struct store *s,
-                          void (*fn)(struct slice key, uint64_t seq, struct slice value, void *user),
+                          void (*fn)(struct slice key, uint64_t seq, struct slice value,
+                                     void *user),
                           void *user, replog_error *err);
     /* Bytes of caches and write buffers that the store was configured to use at most. */
     uint64_t (*memory_bytes)(const struct store *s);
@@ -50,7 +52,7 @@ struct store {
 };
 
 struct store_rocksdb_options {
-    const char *dir;            /* made if absent */
+    const char *dir;             /* made if absent */
     uint64_t write_buffer_bytes; /* 0: 16 MiB; two of them at most */
     uint64_t block_cache_bytes;  /* 0: 16 MiB */
 };

@@ -85,14 +85,15 @@ static struct entry *replace(struct table *table, struct slice key, struct entry
     bool there;
     size_t at = find(table, key, &there);
     struct entry *before = there ? table->entries[at] : NULL;
-    struct entry **place = table->entries ? table->entries + at : NULL;
+    CHECK(table->entries);
+    struct entry **place = table->entries + at;
     if (there && entry) {
         *place = entry;
     } else if (there) {
-        memmove(place, place + 1, (table->n - at - 1) * sizeof *place);
+        memmove(place, place + 1, (table->n - at - 1) * sizeof(void *));
         table->n--;
     } else if (entry) {
-        memmove(place + 1, place, (table->n - at) * sizeof *place);
+        memmove(place + 1, place, (table->n - at) * sizeof(void *));
         *place = entry;
         table->n++;
     }
@@ -116,7 +117,7 @@ static bool apply(struct store_mem *m, const struct store_op *op) {
     bool put = op->type == STORE_PUT || op->type == STORE_META_PUT;
     struct table *table = meta ? &m->meta : &m->user;
     if (!grow((void **)&m->journal, m->n_journal, &m->journal_capacity, sizeof *m->journal) ||
-        !grow((void **)&table->entries, table->n, &table->capacity, sizeof(struct entry *)))
+        !grow((void **)&table->entries, table->n, &table->capacity, sizeof(void *)))
         return false;
     struct entry *after = put ? entry_new(op) : NULL;
     if (put && !after) return false;

@@ -248,7 +248,7 @@ static replog_status check_records(const uint8_t *bytes, const struct block_head
 
 replog_status block_check(const uint8_t *bytes, size_t available, struct block_header *header,
                           replog_error *err) {
-    struct block_header h;
+    struct block_header h = {0};
     replog_status status = block_peek(bytes, available, &h, err);
     if (status) return status;
     if (h.length > available)

@@ -16,7 +16,7 @@ void *disk_mem_must(void *memory) {
 /* Makes room for size_bytes; new bytes are zero. Returns the new capacity. */
 static uint64_t image_reserve(struct image *image, uint64_t size_bytes) {
     if (size_bytes <= image->capacity) return image->capacity;
-    uint64_t capacity = image->capacity ? image->capacity : 8 * SECTOR;
+    uint64_t capacity = image->capacity ? image->capacity : (uint64_t)8 * SECTOR;
     while (capacity < size_bytes) capacity *= 2;
     image->data = disk_mem_must(realloc(image->data, capacity));
     memset(image->data + image->capacity, 0, capacity - image->capacity);

@@ -3,8 +3,10 @@
  * reader.c. Nobody else includes it.
  *
  * Locking. `mutex` guards everything that readers and queries see. Such state is changed by the
- * writing thread only, with the mutex held; so the writing thread reads it without. No disk call is
- * made with the mutex held, but for the opening and closing of a segment's file by readers. */
+ * writing thread only, with the mutex held; so the writing thread reads it without. Exceptions: a
+ * segment's `users` and `file` change with readers, `broken`, `cause` and `vote.vote` with the
+ * thread that votes, and are read with the mutex only. No disk call is made with the mutex held,
+ * but for the opening and closing of a segment's file. */
 #ifndef WAL_LOG_IMPL_H
 #define WAL_LOG_IMPL_H
 

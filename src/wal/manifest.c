@@ -155,8 +155,8 @@ replog_status manifest_store(const struct disk *disk, const char *dir,
         status = error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to write %s", path.text);
     if (!status) status = write_new(disk, temporary.text, &content, err);
     if (!status) {
-        *renamed = true;
         status = disk->rename(disk->ctx, temporary.text, path.text, err);
+        *renamed = status != REPLOG_RESOURCE_EXHAUSTED; /* another failure leaves it open */
     }
     if (!status) status = disk->sync_dir(disk->ctx, dir, err);
     buffer_free(&content);

@@ -92,29 +92,31 @@ static replog_status start_thread(struct replog_wal *wal, replog_error *err) {
 }
 
 /* ---- Opening and closing */
-static replog_status make_handle(const replog_wal_options *options, struct replog_wal **made,
-                                 replog_error *err) {
+/* Initialises mutex and condition; returns an errno. */
+static int init_waiting(struct replog_wal *wal) {
+    pthread_condattr_t monotonic;
+    int errnum = pthread_condattr_init(&monotonic);
+    if (errnum) return errnum;
+    errnum = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    if (!errnum) errnum = pthread_cond_init(&wal->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    if (errnum) return errnum;
+    errnum = pthread_mutex_init(&wal->mutex, NULL);
+    if (errnum) pthread_cond_destroy(&wal->changed);
+    return errnum;
+}
+
+/* NULL when memory is short. */
+static struct replog_wal *make_handle(const replog_wal_options *options) {
     struct replog_wal *wal = calloc(1, sizeof *wal);
-    if (!wal) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a log");
+    if (!wal) return NULL;
     wal->read_only = options->read_only;
     wal->sync = options->sync;
     wal->batch_bytes = options->batch_bytes ? options->batch_bytes : DEFAULT_BATCH_BYTES;
     wal->batch_ms = options->batch_ms ? options->batch_ms : DEFAULT_BATCH_MS;
-    pthread_condattr_t monotonic;
-    int errnum = pthread_condattr_init(&monotonic);
-    if (!errnum) errnum = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    if (!errnum) errnum = pthread_cond_init(&wal->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    if (!errnum) {
-        errnum = pthread_mutex_init(&wal->mutex, NULL);
-        if (errnum) pthread_cond_destroy(&wal->changed);
-    }
-    if (errnum) {
-        free(wal);
-        return error_errno(err, errnum, "make the log's mutex");
-    }
-    *made = wal;
-    return REPLOG_OK;
+    if (init_waiting(wal) == 0) return wal;
+    free(wal);
+    return NULL;
 }
 
 static void free_handle(struct replog_wal *wal) {
@@ -153,9 +155,8 @@ replog_status replog_wal_open_on(const struct disk *disk, const char *dir,
         return error_set(err, REPLOG_INVALID_ARGUMENT, "a log needs the path of its directory");
     if ((int)options->sync < REPLOG_SYNC_ALWAYS || options->sync > REPLOG_SYNC_NONE)
         return error_set(err, REPLOG_INVALID_ARGUMENT, "%d is not a sync mode", (int)options->sync);
-    struct replog_wal *made = NULL;
-    replog_status status = make_handle(options, &made, err);
-    if (status) return status;
+    struct replog_wal *made = make_handle(options);
+    if (!made) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a log");
     struct wal_options log_options = {
         .disk = disk,
         .dir = dir,
@@ -164,7 +165,7 @@ replog_status replog_wal_open_on(const struct disk *disk, const char *dir,
         .create = !options->must_exist && !options->read_only,
         .read_only = options->read_only,
     };
-    status = wal_open(&log_options, &made->log, err);
+    replog_status status = wal_open(&log_options, &made->log, err);
     if (!status) status = load_checkpoint(made, dir, err);
     if (!status && !made->read_only) status = start_thread(made, err);
     if (status)

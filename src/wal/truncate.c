@@ -56,13 +56,18 @@ replog_status wal_make_segment_file(struct wal *wal, const struct segment_header
     uint64_t number, size = 0;
     bool from_pool = wal->n_spares > 0;
     replog_status status = take_spare(wal, header->number, &number, &spare, &made, err);
-    if (status == REPLOG_RESOURCE_EXHAUSTED) return status;
     struct iovec piece = {(void *)(uintptr_t)page, WAL_PAGE_BYTES};
     if (!status) status = disk->size(made, &size, err);
     if (!status) status = disk->write(made, &piece, 1, 0, err);
     if (!status) status = disk->sync(made, err);
     wal_segment_path(wal, header->number, &path);
     if (!status) status = disk->rename(disk->ctx, spare.text, path.text, err);
+    if (status == REPLOG_RESOURCE_EXHAUSTED) { /* no space, so it was not renamed */
+        replog_error ignored;
+        if (made) disk->close(made);
+        if (made && !from_pool) disk->unlink(disk->ctx, spare.text, &ignored);
+        return status;
+    }
     if (!status) status = disk->sync_dir(disk->ctx, wal->dir, err);
     if (status) {
         if (made) disk->close(made);
@@ -188,7 +193,8 @@ static size_t find_cut(const struct wal *wal, uint64_t keep_seq) {
 static replog_status prepare_cut(struct wal *wal, uint64_t keep_seq, struct cut *cut,
                                  replog_error *err) {
     cut->at = find_cut(wal, keep_seq);
-    cut->copy = *wal->segments[cut->at];
+    cut->copy.header = wal->segments[cut->at]->header;
+    cut->copy.file_bytes = wal->segments[cut->at]->file_bytes;
     cut->numbers = calloc(wal->n_segments, sizeof *cut->numbers);
     if (!cut->numbers) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to cut");
     struct wal_path path;

@@ -321,6 +321,26 @@ static void pre_vote(void **state) {
     world_end(w, "pre_vote");
 }
 
+/* A killed leader's connections break at once: nobody has to wait for its silence to grow long. */
+static void lost_leader(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 26, true);
+    elect(w, 1);
+    run_ms(w, 100);
+    world_say(w, "Only 3 loses its connection to the leader. It asks, and is refused: 2 hears 1.");
+    lost_connection(w, 3, 1);
+    run_ms(w, 400);
+    expect_leader(w, 1);
+    assert_int_equal(raft_term(core(w, 1)), 1);
+    world_say(w, "The leader is killed, both notice: a new one within a fraction of the timeout.");
+    crash(w, 1);
+    lost_connection(w, 2, 1);
+    lost_connection(w, 3, 1);
+    run_ms(w, WORLD_ELECTION_MS / 2);
+    assert_true(raft_role(core(w, 2)) == RAFT_LEADER || raft_role(core(w, 3)) == RAFT_LEADER);
+    world_end(w, "lost_leader");
+}
+
 static void votes_refused_while_led(void **state) {
     (void)state;
     struct world *w = world_new(3, 16, true);
@@ -662,6 +682,7 @@ int main(void) {
         cmocka_unit_test(vote_is_saved_first),
         cmocka_unit_test(blocks_before_the_vote),
         cmocka_unit_test(pre_vote),
+        cmocka_unit_test(lost_leader),
         cmocka_unit_test(votes_refused_while_led),
         cmocka_unit_test(check_quorum),
         cmocka_unit_test(transfer),

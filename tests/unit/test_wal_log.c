@@ -75,6 +75,38 @@ static void test_pieces(void **state) {
     world_free(w);
 }
 
+/* More changes of term than a seal has room for: the groups are read at open instead. */
+static void test_many_terms(void **state) {
+    (void)state;
+    enum { N = 2500 };
+    struct world *w = world_new();
+    world_ok(w, world_open(w));
+    struct buffer joined = {0};
+    for (size_t i = 0; i < N; i++) {
+        struct slice s = world_make(w, i + 1, 1, 3);
+        buffer_append(&joined, s.data, s.size_bytes);
+    }
+    struct slice piece = {joined.data, joined.size_bytes};
+    world_ok(w, wal_append(w->wal, &piece, 1, NULL, &w->err));
+    buffer_free(&joined);
+    w->n = N;
+    world_fill(w, N + 1, 3, 5000);
+    assert_true(wal_n_segments(w->wal) > 1);
+    struct wal_term_run *runs = calloc(N + 1, sizeof *runs);
+    assert_non_null(runs);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(wal_term_runs(w->wal, runs, N + 1), N + 1);
+        for (size_t k = 0; k <= N; k++) {
+            assert_int_equal(runs[k].term, k + 1);
+            assert_int_equal(runs[k].first_seq, k + 1);
+        }
+        world_reopen(w);
+    }
+    free(runs);
+    world_read(w, 1, 0, w->n);
+    world_free(w);
+}
+
 static void test_refused_appends(void **state) {
     (void)state;
     struct world *w = world_new();
@@ -153,11 +185,10 @@ static void test_mark_and_prepare(void **state) {
     world_free(w);
 }
 
-static void test_full_disk(void **state) {
-    (void)state;
+static void full_disk(uint64_t capacity_bytes) {
     struct world *w = world_new();
     world_ok(w, world_open(w));
-    disk_mem_set_capacity(w->mem, 300 << 10);
+    disk_mem_set_capacity(w->mem, capacity_bytes);
     replog_status status = REPLOG_OK;
     while (!status) {
         status = world_append(w, 1, 1, 5000);
@@ -175,6 +206,12 @@ static void test_full_disk(void **state) {
     world_reopen(w);
     world_check(w);
     world_free(w);
+}
+
+/* The space ends at every page of a segment, its roll included. */
+static void test_full_disk(void **state) {
+    (void)state;
+    for (uint64_t pages = 50; pages < 70; pages++) full_disk(pages * 4096 + 100);
 }
 
 static void test_broken(void **state) {
@@ -323,6 +360,7 @@ int main(void) {
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_append_roll_reopen),
         cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_many_terms),
         cmocka_unit_test(test_refused_appends),
         cmocka_unit_test(test_read_bounds),
         cmocka_unit_test(test_mark_and_prepare),

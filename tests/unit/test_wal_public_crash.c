@@ -144,7 +144,7 @@ static replog_status truncate_log(struct world *w, uint64_t upto) {
 /* True when it went to its end. */
 static bool live(struct world *w) {
     if (open_log(w)) return false;
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 5; i++)
             if (append(w)) return false;
         if (append_batch(w) || append(w) || checkpoint(w)) return false;
