@@ -75,7 +75,7 @@ bool progress_due(struct progress *p);
 void progress_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void progress_end(const struct progress *p);
 
-/* SIGINT and SIGTERM set this. */
+/* SIGINT, SIGTERM and SIGHUP set this, once cli_catch_signals was called. */
 bool cli_interrupted(void);
 void cli_catch_signals(void);
 

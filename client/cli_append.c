@@ -210,8 +210,9 @@ static int append_file(struct append_cmd *cmd) {
         /* Each append has its own deadline, so this ends. */
         while (replog_flush(cmd->cli->client, 60000, NULL)) continue;
         if (t.failed) {
-            fprintf(stderr, "replog: line %" PRIu64 "\n", t.failed_line);
-            status = cli_failed(t.error.status, t.error.text);
+            char text[sizeof t.error.text + 32];
+            snprintf(text, sizeof text, "line %" PRIu64 ": %s", t.failed_line, t.error.text);
+            status = cli_failed(t.error.status, text);
         }
     }
     if (!cmd->cli->json && t.batches) {

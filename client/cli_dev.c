@@ -4,10 +4,13 @@
 #include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -34,6 +37,7 @@ enum {
     HTTP_OFFSET = 50,
     POLL_MS = 100,
     READY_CALL_MS = 500, /* one question whether the cluster serves */
+    PORT_WAIT_MS = 5000, /* for the nodes of a dev that was killed */
     STOP_MS = 10000      /* from SIGTERM to SIGKILL */
 };
 
@@ -103,10 +107,115 @@ static bool make_dirs(const struct dev *d) {
     return true;
 }
 
+/* ---- Nobody else here
+ * ---------------------------------------------------------------------------- */
+
+static void pause_ms(long ms) {
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&t, NULL); /* a signal ends it early */
+}
+
+/* Whether `pid` is a replogd that keeps its data in `dir`. */
+static bool is_node(pid_t pid, const char *dir) {
+    char path[64], exe[PATH_MAX], line[8192], theirs[PATH_MAX], ours[PATH_MAX];
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+    ssize_t n = readlink(path, exe, sizeof exe - 1);
+    if (n <= 0) return false;
+    exe[n] = '\0';
+    const char *name = strrchr(exe, '/');
+    if (!name || strncmp(name, "/replogd", 8) != 0 || (name[8] && name[8] != ' ')) return false;
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return false;
+    n = read(fd, line, sizeof line - 1);
+    close(fd);
+    if (n <= 0) return false;
+    line[n] = '\0';
+    for (char *word = line, *end = line + n; word < end; word += strlen(word) + 1) {
+        const char *value = NULL;
+        if (strcmp(word, "--dir") == 0) value = word + strlen(word) + 1;
+        if (strncmp(word, "--dir=", 6) == 0) value = word + 6;
+        if (!value || value >= end) continue;
+        char joined[PATH_MAX + 64];
+        snprintf(joined, sizeof joined, "/proc/%d/cwd/%s", (int)pid, value);
+        const char *where = value[0] == '/' ? value : joined;
+        return realpath(where, theirs) && realpath(dir, ours) && strcmp(theirs, ours) == 0;
+    }
+    return false;
+}
+
+static pid_t started_by_hand(const struct node *node) {
+    char path[PATH_MAX + 16];
+    long pid = 0;
+    snprintf(path, sizeof path, "%s/replogd.pid", node->dir);
+    FILE *f = fopen(path, "r");
+    char text[32] = "";
+    if (f && fgets(text, sizeof text, f)) pid = strtol(text, NULL, 10);
+    if (f) fclose(f);
+    if (pid <= 1 || pid > INT_MAX || pid == node->pid) return 0;
+    return is_node((pid_t)pid, node->dir) ? (pid_t)pid : 0;
+}
+
+/* One dev at a time on a directory; held until the process ends. */
+static bool lock_dir(const struct dev *d) {
+    char path[MAX_DIR_BYTES + 16];
+    snprintf(path, sizeof path, "%s/dev.lock", d->dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno == EWOULDBLOCK) {
+        cli_failed(REPLOG_FAILED_PRECONDITION, "another replog dev runs on this directory");
+    } else {
+        fprintf(stderr, "replog: UNAVAILABLE: locking %s: %s\n", path, strerror(errno));
+    }
+    return false;
+}
+
+static bool port_is_free(unsigned port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0) return true; /* the node will say what is wrong */
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    bool is_free =
+        bind(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno != EADDRINUSE;
+    close(fd);
+    return is_free;
+}
+
+/* Nodes of a dev that was killed may need a moment to go. A port that stays in use would have us
+ * speak to somebody else's cluster. */
+static bool ports_free(const struct dev *d) {
+    uint64_t end = clock_mono_ms() + PORT_WAIT_MS;
+    for (unsigned i = 1; i <= d->n_nodes; i++) {
+        unsigned port = d->base_port + i;
+        while (!port_is_free(port) || !port_is_free(port + HTTP_OFFSET)) {
+            if (clock_mono_ms() < end && !cli_interrupted()) {
+                pause_ms(POLL_MS);
+                continue;
+            }
+            char text[160];
+            int pid = (int)started_by_hand(&d->nodes[i - 1]);
+            if (pid) {
+                snprintf(text, sizeof text, "node %u runs already, as process %d", i, pid);
+            } else {
+                snprintf(text, sizeof text, "port %u or %u of node %u is in use by another program",
+                         port, port + HTTP_OFFSET, i);
+            }
+            cli_failed(REPLOG_UNAVAILABLE, text);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- Children
+ * ------------------------------------------------------------------------------------ */
+
 static _Noreturn void become_node(struct dev *d, struct node *node, pid_t parent) {
     char log[PATH_MAX + 16];
     setsid(); /* a terminal's interrupt is for us alone; we pass it on */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    signal(SIGPIPE, SIG_DFL);
     if (getppid() != parent) _exit(1);
     snprintf(log, sizeof log, "%s/replogd.log", node->dir);
     int in = open("/dev/null", O_RDONLY), out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0666);
@@ -158,11 +267,6 @@ static unsigned reap(struct dev *d, bool tell) {
     return alive;
 }
 
-static void pause_ms(long ms) {
-    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    nanosleep(&t, NULL); /* a signal ends it early */
-}
-
 /* A leader that answers a linearizable read serves. */
 static bool serves(struct cli *cli, uint64_t *leader) {
     void *value = NULL;
@@ -195,47 +299,6 @@ static int wait_ready(struct cli *cli, struct dev *d) {
 
 /* ---- Stopping
  * ------------------------------------------------------------------------------------ */
-
-/* Whether `pid` is a replogd that keeps its data in `dir`. */
-static bool is_node(pid_t pid, const char *dir) {
-    char path[64], exe[PATH_MAX], line[8192], theirs[PATH_MAX], ours[PATH_MAX];
-    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
-    ssize_t n = readlink(path, exe, sizeof exe - 1);
-    if (n <= 0) return false;
-    exe[n] = '\0';
-    const char *name = strrchr(exe, '/');
-    if (!name || strncmp(name, "/replogd", 8) != 0 || (name[8] && name[8] != ' ')) return false;
-    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
-    int fd = open(path, O_RDONLY);
-    if (fd < 0) return false;
-    n = read(fd, line, sizeof line - 1);
-    close(fd);
-    if (n <= 0) return false;
-    line[n] = '\0';
-    for (char *word = line, *end = line + n; word < end; word += strlen(word) + 1) {
-        const char *value = NULL;
-        if (strcmp(word, "--dir") == 0) value = word + strlen(word) + 1;
-        if (strncmp(word, "--dir=", 6) == 0) value = word + 6;
-        if (!value || value >= end) continue;
-        char joined[PATH_MAX + 64];
-        snprintf(joined, sizeof joined, "/proc/%d/cwd/%s", (int)pid, value);
-        const char *where = value[0] == '/' ? value : joined;
-        return realpath(where, theirs) && realpath(dir, ours) && strcmp(theirs, ours) == 0;
-    }
-    return false;
-}
-
-static pid_t started_by_hand(const struct node *node) {
-    char path[PATH_MAX + 16];
-    long pid = 0;
-    snprintf(path, sizeof path, "%s/replogd.pid", node->dir);
-    FILE *f = fopen(path, "r");
-    char text[32] = "";
-    if (f && fgets(text, sizeof text, f)) pid = strtol(text, NULL, 10);
-    if (f) fclose(f);
-    if (pid <= 1 || pid > INT_MAX || pid == node->pid) return 0;
-    return is_node((pid_t)pid, node->dir) ? (pid_t)pid : 0;
-}
 
 static void signal_all(struct dev *d, int number) {
     for (unsigned i = 0; i < d->n_nodes; i++) {
@@ -277,9 +340,9 @@ static int stop_nodes(struct dev *d) {
 static int run(struct cli *cli, struct dev *d) {
     find_replogd(d);
     describe(d);
-    if (!make_dirs(d)) return CLI_FAILED;
     cli_catch_signals();
-    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN); /* who read the line that we are ready may be gone */
+    if (!make_dirs(d) || !lock_dir(d) || !ports_free(d)) return CLI_FAILED;
     int status = start_nodes(d) ? CLI_DONE : CLI_FAILED;
     cli->endpoints = d->endpoints;
     if (!status) status = cli_connect(cli, NULL);

@@ -1,7 +1,10 @@
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/cli.h"
+
+enum { OUTPUT_BYTES = 256 * 1024 };
 
 static const char usage[] =
     "replog: a replicated write-ahead log as a service\n"
@@ -58,6 +61,7 @@ int main(int argc, char **argv) {
     const char *from_environment = getenv("REPLOG_ENDPOINTS");
     struct cli cli = {.endpoints = from_environment && *from_environment ? from_environment
                                                                          : "127.0.0.1:7401"};
+    if (!isatty(STDOUT_FILENO)) setvbuf(stdout, NULL, _IOFBF, OUTPUT_BYTES);
     setenv("POSIXLY_CORRECT", "1", 1); /* the command's options are the command's */
     for (int option; (option = cli_option(&cli, argc, argv, own)) != -1;) {
         if (option == '?') return CLI_USAGE;

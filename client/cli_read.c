@@ -1,6 +1,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/cli.h"
 #include "client/json.h"
@@ -28,8 +29,10 @@ const char help_get[] =
     "      --stale  as the node that is asked has it, without asking the leader\n"
     "      --json   {\"key\",\"value\",\"seq\"}; seq is that of the record that wrote it\n";
 
-/* A reader's timeout is no failure of a follower that waits. */
-enum { FOLLOW_POLL_MS = 500 };
+enum {
+    FOLLOW_FLUSH_MS = 1,  /* so long nothing came: what was printed goes out */
+    FOLLOW_POLL_MS = 500, /* so often a follower looks whether it was interrupted */
+};
 
 static int read_records(struct cli *cli, const replog_read_options *o) {
     replog_reader *reader;
@@ -40,23 +43,23 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
     struct buffer line = {0};
     struct progress progress;
     uint64_t records = 0;
-    bool printed = true, waited = false;
-    uint32_t patience_ms = o->follow ? FOLLOW_POLL_MS : 0;
+    bool printed = true, unflushed = false;
     progress_start(&progress);
+    if (isatty(STDOUT_FILENO)) progress.on = false; /* the records are the progress */
     while (printed && !cli_interrupted()) {
+        uint32_t patience_ms = !o->follow ? 0 : unflushed ? FOLLOW_FLUSH_MS : FOLLOW_POLL_MS;
         status = replog_reader_next(reader, patience_ms, &entry, &err);
-        /* Nothing new, or no node just now: what follows waits. */
+        /* Nothing new, or no node just now: who follows waits, with all that came in his hands. */
         if (o->follow && (status == REPLOG_DEADLINE_EXCEEDED || status == REPLOG_UNAVAILABLE)) {
-            if (!waited) fflush(stdout);
-            waited = true;
+            if (unflushed) printed = fflush(stdout) == 0;
+            unflushed = false;
             continue;
         }
         if (status) break;
-        waited = false;
         buffer_clear(&line);
         cli_entry(&line, &entry, cli->json);
         printed = cli_print(&line);
-        if (o->follow) fflush(stdout);
+        unflushed = true;
         records++;
         if (progress_due(&progress)) {
             progress_line("%" PRIu64 " records, seq %" PRIu64, records, entry.seq);

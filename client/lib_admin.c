@@ -23,7 +23,8 @@ replog_status replog_get(replog_client *client, const void *key, size_t key_byte
                          key_bytes, REPLOG_MAX_KEY_BYTES);
     }
     Replog__V1__GetRequest request = REPLOG__V1__GET_REQUEST__INIT;
-    request.key = (ProtobufCBinaryData){.len = key_bytes, .data = (uint8_t *)(uintptr_t)key};
+    request.key.len = key_bytes;
+    memcpy(&request.key.data, &key, sizeof key); /* only read, though its type does not say so */
     request.stale = stale;
     ProtobufCMessage *m = NULL;
     replog_status status =

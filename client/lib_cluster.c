@@ -86,7 +86,7 @@ int client_endpoint_find_locked(replog_client *c, const char *address) {
     if (i >= 0) return i;
     if (c->n_endpoints == CLIENT_MAX_ENDPOINTS || !client_address_valid(address)) return -1;
     i = c->n_endpoints++;
-    strcpy(c->endpoints[i].address, address);
+    memcpy(c->endpoints[i].address, address, strlen(address) + 1);
     return i;
 }
 
@@ -116,7 +116,7 @@ struct rpc_channel *client_channel_locked(replog_client *c, int endpoint, replog
         struct rpc_channel_options options = {.address = e->address,
                                               .connect_ms = CLIENT_CONNECT_MS,
                                               .keepalive_ms = CLIENT_KEEPALIVE_MS,
-                                              .send_queue_bytes = 4 * 1024 * 1024};
+                                              .send_queue_bytes = CLIENT_SEND_QUEUE_BYTES};
         if (rpc_channel_open(&options, &e->channel, err)) e->channel = NULL;
     }
     return e->channel;

@@ -35,14 +35,16 @@ enum {
     CLIENT_TIMEOUT_MS = 10000,
     CLIENT_WINDOW = 256,
     CLIENT_WINDOW_BYTES = 16 * 1024 * 1024,
-    CLIENT_KEEPALIVE_MS = 1000, /* a stopped node is noticed after twice this */
+    CLIENT_SEND_QUEUE_BYTES = 4 * 1024 * 1024, /* of one call */
+    CLIENT_KEEPALIVE_MS = 1000,                /* a stopped node is noticed after twice this */
     CLIENT_CONNECT_MS = 1000,
     CLIENT_AVOID_MS = 1000, /* an endpoint that could not be reached is tried last so long */
     CLIENT_BACKOFF_MIN_MS = 20,
     CLIENT_BACKOFF_MAX_MS = 500,
-    CLIENT_MAX_HOPS = 3,   /* redirections followed at once, without an answer between */
-    CLIENT_MAX_RESETS = 3, /* sessions in a row that the cluster forgot */
-    CLIENT_OPEN_MS = 5000, /* one attempt at OpenSession or leader discovery */
+    CLIENT_LAST_MOMENT_MS = 100, /* before its deadline, a refused append is not tried again */
+    CLIENT_MAX_HOPS = 3,         /* redirections followed at once, without an answer between */
+    CLIENT_MAX_RESETS = 3,       /* sessions in a row that the cluster forgot */
+    CLIENT_OPEN_MS = 5000,       /* one attempt at OpenSession or leader discovery */
     CLIENT_REPLY_BUDGET = 16 * 1024 * 1024 /* memory of one unpacked reply */
 };
 

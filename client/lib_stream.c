@@ -436,6 +436,9 @@ uint64_t client_lane_step_locked(struct client_lane *lane, uint64_t now_ms) {
     struct client_append *a = next_locked(lane);
     if (!a) return UINT64_MAX;
     if (now_ms < lane->retry_at_ms) return lane->retry_at_ms;
+    /* Better a plain RESOURCE_EXHAUSTED now than a last attempt whose outcome nobody will see. */
+    bool last_moment = a->full && !a->answered && a->deadline_ms < now_ms + CLIENT_LAST_MOMENT_MS;
+    if (last_moment) return UINT64_MAX;
     if (held_back_locked(lane, a, -1)) {
         start_locked(lane, a->numbered ? CALL_OPEN : CALL_DISCOVER, now_ms);
     } else {

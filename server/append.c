@@ -513,7 +513,8 @@ const struct rpc_handlers append_stream_handlers = {.message = stream_message,
 void appends_drain(struct server *s) {
     struct appends *all = s->appends;
     (void)pthread_mutex_lock(&all->lock);
-    for (struct append_stream *st = all->streams; st; st = st->next) {
+    for (struct append_stream *st = all->streams, *next; st; st = next) {
+        next = st->next;
         struct append *a = stream_enqueue(st);
         if (a) stream_fail(st, a, REPLOG_UNAVAILABLE, "this member is stopping; try another one");
     }

@@ -1,6 +1,8 @@
 /* /metrics in Prometheus' text format. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "server/http.h"
@@ -23,12 +25,13 @@ static void counter(struct buffer *out, const char *name, const char *help, uint
 }
 
 static uint64_t resident_bytes(void) {
-    unsigned long pages = 0, resident = 0;
+    char line[200];
     FILE *file = fopen("/proc/self/statm", "re");
     if (!file) return 0;
-    int n = fscanf(file, "%lu %lu", &pages, &resident);
+    char *read = fgets(line, sizeof line, file);
     (void)fclose(file);
-    return n == 2 ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    const char *second = read ? strchr(line, ' ') : NULL; /* pages in all, pages resident, ... */
+    return second ? strtoull(second, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
 static void put_node(struct buffer *out, const struct node_snapshot *v) {

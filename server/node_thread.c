@@ -54,11 +54,11 @@ void server_post(struct server *s, const struct node_event *ev) {
 
 /* So that the node's sentence reaches the client before its deadline does. */
 static uint64_t node_deadline_ms(const struct rpc_call *call) {
-    enum { MARGIN_MS = 30 };
+    const uint64_t margin_ms = 30;
     uint64_t at = rpc_call_deadline_ms(call), now = clock_mono_ms();
     if (at == UINT64_MAX) return 0;
     if (at <= now) return now;
-    return at - now > 2 * MARGIN_MS ? at - MARGIN_MS : now + (at - now) / 2;
+    return at - now > 2 * margin_ms ? at - margin_ms : now + (at - now) / 2;
 }
 
 replog_status server_ask(struct server *s, struct request *request, struct node_event *ev,
@@ -69,7 +69,7 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
     struct event *e = event_new(ev->type);
     if (!e) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
     e->ev = *ev;
-    e->ev.token = (uint64_t)(uintptr_t)request;
+    memcpy(&e->ev.token, &request, sizeof request); /* a token is a request's address */
     e->ev.deadline_ms = node_deadline_ms(call);
     if (ev->append.block) {
         e->ev.append.block = blob_ref(ev->append.block);
@@ -88,8 +88,9 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
 }
 
 static void reply(const struct node_effect *fx) {
-    struct request *request = (struct request *)(uintptr_t)fx->token;
-    CHECK(request);
+    struct request *request;
+    _Static_assert(sizeof request == sizeof fx->token, "a token holds an address");
+    memcpy(&request, &fx->token, sizeof request);
     request->done(request, fx);
 }
 

@@ -249,9 +249,12 @@ static void exchange_message(struct rpc_call *call, const uint8_t *bytes, size_t
     }
     struct server *s = in->s;
     struct event *e = event_new(NODE_EV_PEER_MESSAGE);
+    if (!e) {
+        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+        return;
+    }
     replog_error err;
-    replog_status st = e ? peer_decode(bytes, size_bytes, s->options.id, &e->msg, &err)
-                         : error_set(&err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+    replog_status st = peer_decode(bytes, size_bytes, s->options.id, &e->msg, &err);
     if (st == REPLOG_OK && !in->greeted && e->msg.kind != PEER_HELLO) {
         st = error_set(&err, REPLOG_INVALID_ARGUMENT, "the first message must be a hello");
     }

@@ -211,7 +211,8 @@ static bool send_chunk(struct read *r, uint64_t readable) {
     replog_status st = rpc_send(r->call, &(struct rpc_piece){r->chunk.data, bytes, NULL}, 1);
     stats_add(&r->s->stats.read_bytes, bytes);
     buffer_clear(&r->chunk);
-    if (r->chunk.capacity > 4 * CHUNK_BYTES) buffer_free(&r->chunk); /* a large one is rare */
+    if (r->chunk.capacity > 4 * (size_t)CHUNK_BYTES)
+        buffer_free(&r->chunk); /* a large one is rare */
     r->told_seq = r->next_seq;
     if (st != REPLOG_OK) return false;
     (void)pthread_mutex_lock(&r->lock);
@@ -335,8 +336,8 @@ static void ask_index(struct read *r) {
     replog_status st = server_ask(r->s, &q->request, &ev, r->call, &err);
     if (st == REPLOG_OK) return;
     free(q);
-    read_release(r);
     server_refuse(r->s, r->call, st, err.text, 0);
+    read_release(r);
 }
 
 static struct read *read_new(struct server *s, struct rpc_call *call,

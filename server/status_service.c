@@ -71,12 +71,12 @@ struct inspect {
     uint64_t chain_seq;
 };
 
-static void inspect_send(struct rpc_call *call, const struct report *r) {
+static void inspect_send(struct rpc_call *call, struct report *r) {
     Replog__V1__MemberView views[RAFT_MAX_MEMBERS], *pointers[RAFT_MAX_MEMBERS];
     uint64_t held_by[RAFT_MAX_MEMBERS];
     Replog__V1__InspectReply reply = REPLOG__V1__INSPECT_REPLY__INIT;
     reply.id = r->id;
-    reply.state = (char *)(uintptr_t)r->state; /* protobuf-c knows no const; it is only read */
+    reply.state = r->state;
     reply.term = r->term;
     reply.leader = r->leader;
     reply.first_seq = r->first_seq;
@@ -300,15 +300,15 @@ static const struct node_peer_view *view_of(const struct report *leader, uint64_
     return NULL;
 }
 
-static void fill_member(Replog__V1__MemberStatus *m, const struct config_member *member,
-                        const struct report *r, const struct node_peer_view *known) {
+static void fill_member(Replog__V1__MemberStatus *m, struct config_member *member, struct report *r,
+                        const struct node_peer_view *known) {
     static char unreachable[] = "unreachable", voter[] = "voter", learner[] = "learner";
     *m = (Replog__V1__MemberStatus)REPLOG__V1__MEMBER_STATUS__INIT;
     m->id = member->id;
-    m->address = (char *)(uintptr_t)member->address;
+    m->address = member->address;
     m->role = member->role == MEMBER_LEARNER ? learner : voter;
     m->online = r->answered;
-    m->state = r->answered ? (char *)(uintptr_t)r->state : unreachable;
+    m->state = r->answered ? r->state : unreachable;
     m->commit_seq = r->commit_seq;
     m->match_seq = r->durable_seq;
     m->applied_seq = r->applied_seq;
@@ -341,7 +341,7 @@ static void compose(struct status_op *op) {
     Replog__V1__StatusReply reply = REPLOG__V1__STATUS_REPLY__INIT;
     const struct report *leader = leader_report(op), *base = leader;
     for (unsigned i = 0; i < op->members.n_members; i++) {
-        const struct report *r = &op->reports[i];
+        struct report *r = &op->reports[i];
         if (!base && r->id == op->s->options.id) base = r;
         fill_member(&members[i], &op->members.members[i], r,
                     view_of(leader, op->members.members[i].id));

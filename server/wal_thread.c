@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -38,7 +39,8 @@ struct wal_thread {
     struct slice pieces[GATHER_PIECES];
     uint64_t unsynced_bytes, unsynced_since_ms; /* written; 0 bytes: all is synced */
     uint64_t written_seq, written_epoch;        /* of the last WRITE that is in */
-    uint64_t wrote_ms, prepared_ms, space_ms;
+    uint64_t wrote_ms, prepared_ms;
+    uint64_t space_ms, since_look_bytes; /* when free space was looked at, and written since */
     bool unmarked, prepare_more, low;
 };
 
@@ -93,9 +95,11 @@ static void tell_space(struct wal_thread *w, bool low) {
 }
 
 static void look_at_space(struct wal_thread *w, uint64_t now_ms) {
-    if (now_ms - w->space_ms < SPACE_EVERY_MS) return;
-    w->space_ms = now_ms;
     uint64_t free_bytes, reserve = w->s->options.reserve_bytes;
+    bool due = now_ms - w->space_ms >= SPACE_EVERY_MS || w->since_look_bytes > reserve / 8;
+    if (!due) return;
+    w->space_ms = now_ms;
+    w->since_look_bytes = 0;
     const struct disk *disk = w->s->disk;
     if (disk->free_bytes(disk->ctx, w->s->options.dir, &free_bytes, NULL) != REPLOG_OK) return;
     /* a gap between the two bounds, so that it does not flutter */
@@ -126,6 +130,7 @@ static void sync_now(struct wal_thread *w) {
 
 static void drop_head(struct wal_thread *w) {
     struct job *job = w->head;
+    CHECK(job);
     w->head = (struct job *)(void *)job->link.next;
     if (!w->head) w->tail = &w->head;
     job_free(job);
@@ -147,6 +152,7 @@ static void written(struct wal_thread *w, size_t n) {
     stats_add(&stats->group_bytes, bytes);
     if (w->unsynced_bytes == 0) w->unsynced_since_ms = now_ms;
     w->unsynced_bytes += bytes;
+    w->since_look_bytes += bytes;
     w->unmarked = true;
     w->prepare_more = true;
     w->wrote_ms = now_ms;
@@ -248,23 +254,23 @@ static void wait_for_space(struct wal_thread *w, const char *why) {
     run_truncates(w);
 }
 
-static void run_jobs(struct wal_thread *w) {
-    while (w->head) {
-        replog_error err;
-        bool is_write = w->head->type == NODE_FX_WRITE;
-        replog_status st = is_write ? write_group(w, &err) : run_other(w, w->head, &err);
-        if (st == REPLOG_OK && !is_write) drop_head(w);
-        if (st == REPLOG_RESOURCE_EXHAUSTED) {
-            wait_for_space(w, err.text);
-            if (atomic_load(&w->stop)) return; /* not acknowledged, so it may go */
-        } else if (st != REPLOG_OK) {
-            server_fatal("the log failed, nothing more is acknowledged: %s", err.text);
-        }
-        take_jobs(w, 0);
+/* What is first in line, and with a WRITE all that stand behind it. False: it waits for space. */
+static bool run_next(struct wal_thread *w) {
+    replog_error err;
+    bool is_write = w->head->type == NODE_FX_WRITE;
+    replog_status st = is_write ? write_group(w, &err) : run_other(w, w->head, &err);
+    if (st == REPLOG_RESOURCE_EXHAUSTED) {
+        wait_for_space(w, err.text);
+        return false;
     }
+    if (st != REPLOG_OK) {
+        server_fatal("the log failed, nothing more is acknowledged: %s", err.text);
+    }
+    if (!is_write) drop_head(w);
+    return true;
 }
 
-/* ---- When nothing is queued */
+/* ---- Between jobs */
 
 static void mark_tail(struct wal_thread *w) {
     replog_error err;
@@ -292,7 +298,7 @@ static void between_jobs(struct wal_thread *w) {
     uint64_t sync_ms = is_mode(w, REPLOG_SYNC_NONE) ? BACKGROUND_SYNC_MS : BATCH_MS;
     if (w->unsynced_bytes > 0 && now_ms - w->unsynced_since_ms >= sync_ms) sync_now(w);
     if (w->unmarked && now_ms - w->wrote_ms >= IDLE_MARK_MS) mark_tail(w);
-    prepare(w, now_ms);
+    if (!w->head && queue_size_bytes(&w->queue) == 0) prepare(w, now_ms);
     look_at_space(w, now_ms);
 }
 
@@ -308,9 +314,9 @@ static void *wal_thread_main(void *arg) {
     struct wal_thread *w = arg;
     for (;;) {
         bool stop = atomic_load(&w->stop);
-        take_jobs(w, stop ? 0 : wait_ms(w));
-        run_jobs(w);
-        if (stop) break;
+        take_jobs(w, stop || w->head ? 0 : wait_ms(w));
+        bool stuck = w->head && !run_next(w);
+        if (stop && (stuck || !w->head)) break; /* what is stuck was not acknowledged */
         between_jobs(w);
     }
     mark_tail(w);

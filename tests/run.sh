@@ -163,7 +163,7 @@ if [ "$fast" = 0 ]; then
     for preset in asan tsan; do
         [ "$preset" = asan ] || build tsan replogd replog || continue
         [ -x "build-$preset/bin/replogd" ] || continue
-        export TSAN_OPTIONS="suppressions=$root/tests/tsan.supp halt_on_error=0 exitcode=98"
+        export TSAN_OPTIONS="suppressions='$root/tests/tsan.supp' halt_on_error=0 exitcode=98"
         REPLOG_TEST_SLOW=4 ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 step 300 "$logs/smoke-$preset.log" \
             "$python" tests/cluster/run.py --bin "build-$preset/bin" --smoke -j 2
         sed -i -E "s/^(ok|FAILED|skipped) cluster /\1 cluster ($preset) /" "$logs/smoke-$preset.log"

@@ -11,11 +11,17 @@
  * restart: replog_wal_replay() with what your store has, and go on.
  *
  * Threads: one log may be used by several threads; calls that write are serialised inside.
- * replay and iterate run beside writers and see what was appended before they began.
+ * replay and iterate run beside writers and see what was appended before they began; what they call
+ * may use the log. A log that is open for writing owns one thread, with all signals blocked: it
+ * syncs what REPLOG_SYNC_BATCH promised, and once the log has been idle for 100 ms it marks the
+ * end, which lets the next opening tell damage from a torn write. A child of fork() must not use
+ * the handle.
+ *
  * Errors: after a failed write or fsync the log is *broken*: every later writing call returns
  * UNAVAILABLE, nothing more is acknowledged, and the only way on is to close and open again (a
  * later fsync that succeeds proves nothing). A full disk is not such an error: the append gets
- * RESOURCE_EXHAUSTED, leaves nothing behind, and works again when there is space. */
+ * RESOURCE_EXHAUSTED, leaves nothing behind, and works again when there is space. Checkpoint and
+ * truncation need some KiB of space, too. */
 #ifndef REPLOG_WAL_H
 #define REPLOG_WAL_H
 
@@ -36,7 +42,7 @@ typedef struct replog_wal replog_wal;
  * every mode. */
 typedef enum replog_sync_mode {
     REPLOG_SYNC_ALWAYS = 0, /* "sync": before the call returns */
-    REPLOG_SYNC_BATCH = 1,  /* "batch": within batch_bytes or batch_ms, whichever comes first */
+    REPLOG_SYNC_BATCH = 1,  /* "batch": the sync begins after batch_bytes or batch_ms */
     REPLOG_SYNC_NONE = 2    /* "none": when the operating system likes; replog_wal_sync at will */
 } replog_sync_mode;
 
@@ -51,7 +57,7 @@ typedef struct replog_wal_options {
 
 /* One record as it is read. The pointers belong to the log and hold during the callback only. */
 typedef struct replog_record {
-    uint64_t seq, term;
+    uint64_t seq, term; /* term: 1 in a log without a cluster */
     replog_op op;
     const uint8_t *key;
     size_t key_bytes;
@@ -78,12 +84,14 @@ replog_status replog_wal_open(const char *dir, const replog_wal_options *options
                               replog_error *err);
 
 /* Syncs what is not yet durable (not if the log is broken), releases everything and the lock.
- * The handle is gone whatever is returned; an error says that the last sync failed. NULL: OK. */
+ * The handle is gone whatever is returned; UNAVAILABLE says that the last sync failed or that the
+ * log was broken: what was not durable may be lost. NULL: OK. */
 replog_status replog_wal_close(replog_wal *wal, replog_error *err);
 
 /* Appends one record, its own atomic unit without COMMIT. *seq (may be NULL) gets its number.
  * Durable as the sync mode says. Errors: INVALID_ARGUMENT (op, limits), RESOURCE_EXHAUSTED (disk
- * full; nothing appended), UNAVAILABLE (broken). */
+ * full or memory short; nothing appended), UNAVAILABLE (broken; whether this record survives is
+ * unknown until the log is opened again), FAILED_PRECONDITION (opened read-only). */
 replog_status replog_wal_append(replog_wal *wal, const replog_write *record, uint64_t *seq,
                                 replog_error *err);
 
@@ -111,8 +119,9 @@ replog_status replog_wal_sync(replog_wal *wal, replog_error *err);
 typedef replog_status (*replog_record_fn)(const replog_record *record, void *user);
 
 /* Walks PUT and DELETE records with seq > after, in order; of batches only whole ones.
- * OUT_OF_RANGE when after + 1 lies below the first seq (the sentence names it); DATA_LOSS for
- * damage met on the way (file, offset). */
+ * OUT_OF_RANGE when after + 1 lies below the first seq (the sentence names it; also when a
+ * truncation overtakes the walk) or `after` above the last; DATA_LOSS for damage met on the way
+ * (file, offset). */
 replog_status replog_wal_replay(replog_wal *wal, uint64_t after, replog_record_fn fn, void *user,
                                 replog_error *err);
 
@@ -124,7 +133,8 @@ typedef struct replog_wal_info {
     uint64_t first_seq;      /* of an empty log: last_seq + 1 */
     uint64_t last_seq;       /* 0 when nothing was ever written */
     uint64_t durable_seq;    /* known durable */
-    uint64_t checkpoint_seq; /* of the last CHECKPOINT record; 0: none */
+    uint64_t checkpoint_seq; /* of the last CHECKPOINT record; 0: none, or opened when truncation
+                                had dropped every record */
     uint64_t chain;          /* the chain value at last_seq */
     uint64_t size_bytes;     /* of the segments */
     uint64_t torn_bytes;     /* ignored behind the last valid group at open */

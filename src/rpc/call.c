@@ -1,7 +1,6 @@
 /* call.c: calls: life, queues, outcomes. */
 #include <stdlib.h>
 #include <string.h>
-#include <stdio.h>
 
 #include "base/clock.h"
 #include "rpc/internal.h"
@@ -203,6 +202,18 @@ void call_close(struct rpc_call *call, replog_status status, const char *text, b
     conn_note_ready(call->conn, call, READY_CLOSED);
 }
 
+void call_give_up(struct rpc_call *call, replog_status status, const char *text) {
+    if (!call->close_noted) {
+        session_reset(call, NGHTTP2_CANCEL);
+        call_close(call, status, text, true);
+    } else if (!call->closed_done) {
+        /* An outcome is there, and may wait behind messages that nobody wants now. */
+        call->overtaken_by = status;
+        atomic_store(&call->drop_input, true);
+        if (call->close_stalled) conn_note_ready(call->conn, call, READY_RESUME);
+    }
+}
+
 static void set_answer(struct rpc_call *call, replog_status status, const char *text,
                        const char *name, const char *value) {
     call->status = status;
@@ -271,13 +282,7 @@ void rpc_cancel(struct rpc_call *call) {
     }
     struct rpc_conn *conn = call->conn;
     pthread_mutex_lock(&conn->mu);
-    if (!call->close_noted) {
-        session_reset(call, NGHTTP2_CANCEL);
-        call_close(call, REPLOG_CANCELLED, "cancelled by the caller", true);
-    } else if (call->close_stalled) { /* the outcome waits behind messages nobody wants now */
-        atomic_store(&call->drop_input, true);
-        conn_note_ready(conn, call, READY_RESUME);
-    }
+    call_give_up(call, REPLOG_CANCELLED, "cancelled by the caller");
     if (conn->state != CONN_DEAD) {
         conn_flush(conn);
         conn_wake(conn);

@@ -400,14 +400,14 @@ static void expire(struct rpc_call *call) {
                    REPLOG_DEADLINE_EXCEEDED);
         return;
     }
-    session_reset(call, NGHTTP2_CANCEL);
-    call_close(call, REPLOG_DEADLINE_EXCEEDED, "no answer within the call's deadline", true);
+    call_give_up(call, REPLOG_DEADLINE_EXCEEDED, "no answer within the call's deadline");
 }
 
 static void check_calls(struct rpc_conn *conn, uint64_t now) {
     for (struct rpc_call *call = conn->calls, *next; call; call = next) {
         next = call->next;
-        if (call->deadline_ms == UINT64_MAX || call->close_noted) continue;
+        bool ends_itself = call->close_noted && !call->close_stalled;
+        if (call->deadline_ms == UINT64_MAX || ends_itself) continue;
         if (call->deadline_ms <= now)
             expire(call);
         else
@@ -415,23 +415,29 @@ static void check_calls(struct rpc_conn *conn, uint64_t now) {
     }
 }
 
-/* A peer that is stopped or gone without a word is noticed by its silence only. */
-static void check_silence(struct rpc_conn *conn, uint64_t now) {
-    uint64_t silent_at = conn->last_rx_ms + conn->limits.keepalive_ms;
-    if (conn->ping_out) silent_at += conn->limits.keepalive_ms;
-    if (now < silent_at || conn->rx_waiting) {
-        conn_due(conn, now < silent_at ? silent_at : now + conn->limits.keepalive_ms);
+/* A peer that is stopped or gone without a word is noticed by its silence only. It has a whole
+ * period to answer the PING; if this process itself stood still meanwhile, it has another. */
+static void check_silence(struct rpc_conn *conn, uint64_t now, uint64_t late_ms) {
+    uint32_t period_ms = conn->limits.keepalive_ms;
+    if (conn->ping_out && late_ms > period_ms / 2) conn->ping_at_ms = now;
+    uint64_t due_ms = (conn->ping_out ? conn->ping_at_ms : conn->last_rx_ms) + period_ms;
+    if (now < due_ms) {
+        conn_due(conn, due_ms);
+    } else if (conn->rx_waiting) { /* what it sent is being worked off */
+        conn_due(conn, now + period_ms);
     } else if (conn->ping_out) {
         conn_fail(conn, REPLOG_UNAVAILABLE, "the peer does not answer (keepalive)");
     } else {
         conn->ping_out = nghttp2_submit_ping(conn->session, NGHTTP2_FLAG_NONE, NULL) == 0;
-        conn_due(conn, now + conn->limits.keepalive_ms);
+        conn->ping_at_ms = now;
+        conn_due(conn, now + period_ms);
     }
 }
 
 void conn_tick(struct rpc_conn *conn, uint64_t now_ms) {
     pthread_mutex_lock(&conn->mu);
-    atomic_store(&conn->due_ms, UINT64_MAX);
+    uint64_t due_ms = atomic_exchange(&conn->due_ms, UINT64_MAX);
+    uint64_t late_ms = now_ms > due_ms ? now_ms - due_ms : 0;
     if (conn->state == CONN_WAITING) {
         if (conn->dial_at_ms <= now_ms)
             dial(conn);
@@ -444,7 +450,7 @@ void conn_tick(struct rpc_conn *conn, uint64_t now_ms) {
         else
             conn_due(conn, conn->handshake_due_ms);
     } else if (conn->state == CONN_OPEN) {
-        check_silence(conn, now_ms);
+        check_silence(conn, now_ms, late_ms);
     }
     if (conn->state == CONN_OPEN && conn->close_at_ms != UINT64_MAX) {
         if (conn->close_at_ms <= now_ms)

@@ -254,6 +254,10 @@ static bool take_outcome(struct rpc_call *call, replog_status *status, const cha
             *status = REPLOG_UNAVAILABLE;
             *text = "connection lost before all messages were read";
         }
+        if (call->overtaken_by) {
+            *status = call->overtaken_by;
+            *text = "given up before all messages were read";
+        }
         atomic_store(&call->drop_input, true);
         call->close_stalled = false;
     }

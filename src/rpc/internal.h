@@ -175,7 +175,7 @@ struct rpc_conn {
     _Atomic bool retired; /* a client's connection that takes no more calls */
     _Atomic bool spoke;   /* the peer's SETTINGS came */
     bool ping_out;
-    uint64_t last_rx_ms, handshake_due_ms, dial_at_ms, close_at_ms;
+    uint64_t last_rx_ms, ping_at_ms, handshake_due_ms, dial_at_ms, close_at_ms;
     uint64_t flood_tokens, flood_at_ms;
     char why[160];             /* the reason of a failure inside an nghttp2 callback */
     _Atomic uint64_t buffered; /* undelivered bytes of its calls */
@@ -274,6 +274,7 @@ struct rpc_call {
     /* What `closed` will say. */
     replog_status close_status;
     char *close_text;
+    replog_status overtaken_by; /* not OK: the user gave up before it was told */
 
     /* Of the thread that delivers. */
     uint8_t *pending; /* bytes that are not delivered yet: [pending_at, pending_size) */
@@ -289,6 +290,8 @@ struct rpc_call {
 struct rpc_call *call_new(struct rpc_conn *conn, bool is_server);
 /* Notes the outcome for `closed`; `abort` drops what is not delivered. Locked. */
 void call_close(struct rpc_call *call, replog_status status, const char *text, bool abort);
+/* Client: resets the stream; an outcome that is not delivered yet gives way. Locked. */
+void call_give_up(struct rpc_call *call, replog_status status, const char *text);
 /* Server: the module itself ends the call with trailers; `closed` gets close_status. Locked. */
 void call_abort(struct rpc_call *call, replog_status status, const char *text,
                 replog_status close_status);

@@ -1,13 +1,10 @@
 /* loop.c: the two threads of the module. One works off what users' threads left behind (kicks) and
  * looks after time: deadlines, handshakes, keepalive, redialling. The other, the reaper, ends
  * connections: it may wait for nng, which no callback may. */
-#include <errno.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "rpc/internal.h"
 
 static struct {

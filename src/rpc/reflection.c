@@ -1,6 +1,5 @@
 /* reflection.c: server reflection, v1 and v1alpha (the same messages under two names), over the
  * serialised descriptors that protoc made. Hides: how descriptors are searched. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,4 @@
 /* server.c: the listener, its connections, draining, counters. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

@@ -14,10 +14,10 @@
  *    40     8  timestamp, microseconds since 1970 on the leader that sealed it
  *    48     8  session id, 0: none
  *    56     8  sequence number within the session
- *    64     8  acked_below: the session's client has the answers to all sequences below; in a log
- *              without a cluster (replog/wal.h): seq of the last CHECKPOINT up to this block, 0:
- * none 72     8  chain: the previous block's hash (0 before the first) 80        records, each: op
- * (1), key length (3), value length (4), key, value
+ *    64     8  acked_below: the session's client has the answers to all sequences below. In a log
+ *              without a cluster (replog/wal.h): seq of the last CHECKPOINT up to here, 0: none
+ *    72     8  chain: the previous block's hash (0 before the first)
+ *    80        records, each: op (1), key length (3), value length (4), key, value
  *
  * All integers little-endian. A block is valid when the magic, version and lengths fit, the records
  * fill it exactly and keep the limits, a COMMIT stands at the end of a BLOCK_BATCH and nowhere

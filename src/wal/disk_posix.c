@@ -171,14 +171,7 @@ static replog_status posix_size(struct disk_file *file, uint64_t *size_bytes, re
 static replog_status posix_rename(void *ctx, const char *from, const char *to, replog_error *err) {
     (void)ctx;
     if (rename(from, to) == 0) return REPLOG_OK;
-    int errnum = errno;
-    replog_status status = disk_errno(err, errnum, "rename", from);
-    if (err) {
-        char reason[128];
-        error_set(err, status, "rename %s to %s: %s", from, to,
-                  strerror_r(errnum, reason, sizeof reason));
-    }
-    return status;
+    return disk_errno(err, errno, "rename", from);
 }
 
 static replog_status posix_unlink(void *ctx, const char *path, replog_error *err) {

@@ -152,7 +152,7 @@ static replog_status load_block(struct scan *scan, struct block_header *header,
 replog_status scan_block(struct scan *scan, struct block_header *header, const uint8_t **bytes,
                          replog_error *err) {
     if (!scan->blocks_left) return REPLOG_NOT_FOUND;
-    struct block_header h;
+    struct block_header h = {0};
     const uint8_t *found;
     replog_status status = load_block(scan, &h, &found, err);
     if (status) return status;

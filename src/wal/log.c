@@ -69,11 +69,11 @@ replog_status wal_writable(struct wal *wal, replog_error *err) {
 bool wal_reserve_segment(struct wal *wal) {
     if (wal->n_segments < wal->segments_capacity) return true;
     size_t capacity = wal->segments_capacity * 2 + 16;
-    struct wal_segment **segments = malloc(capacity * sizeof *segments);
+    struct wal_segment **segments = malloc(capacity * sizeof(void *));
     if (!segments) return false;
     lock(wal);
     struct wal_segment **old = wal->segments;
-    if (wal->n_segments) memcpy(segments, old, wal->n_segments * sizeof *segments);
+    if (wal->n_segments) memcpy(segments, old, wal->n_segments * sizeof(void *));
     wal->segments = segments;
     wal->segments_capacity = capacity;
     unlock(wal);
@@ -283,6 +283,7 @@ static replog_status make_room(struct wal *wal, uint64_t bytes, uint64_t first_u
     if (!wal->active) status = begin_segment(wal, first_us, err);
     if (status) return status;
     segment = wal->active;
+    CHECK(segment);
     uint64_t need = segment->write_end + bytes;
     if (need <= segment->file_bytes) return REPLOG_OK;
     uint64_t size = (need + WAL_GROW_BYTES - 1) / WAL_GROW_BYTES * WAL_GROW_BYTES;
@@ -329,7 +330,7 @@ static const uint8_t zeros[WAL_PAGE_BYTES];
 
 /* A write that found no space may have left a part: no valid group may stand there. */
 static replog_status erase_group(struct wal *wal, replog_error *err) {
-    struct iovec piece = {(void *)(uintptr_t)zeros, WAL_PAGE_BYTES};
+    struct iovec piece = {(void *)zeros, WAL_PAGE_BYTES};
     replog_error local;
     if (wal->disk->write(wal->active->file, &piece, 1, wal->active->write_end, &local))
         return wal_break(wal, err);
@@ -352,10 +353,9 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
     group_encode(&group, header);
     wal->pieces[0] = (struct iovec){header, GROUP_HEADER_BYTES};
     for (size_t i = 0; i < n; i++)
-        wal->pieces[i + 1] =
-            (struct iovec){(void *)(uintptr_t)pieces[i].data, pieces[i].size_bytes};
+        wal->pieces[i + 1] = (struct iovec){(void *)pieces[i].data, pieces[i].size_bytes};
     uint64_t padding = group_padded_bytes(length) - GROUP_HEADER_BYTES - length;
-    wal->pieces[n + 1] = (struct iovec){(void *)(uintptr_t)zeros, padding};
+    wal->pieces[n + 1] = (struct iovec){(void *)zeros, padding};
     replog_status status =
         wal->disk->write(segment->file, wal->pieces, n + 2, segment->write_end, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);

@@ -42,7 +42,7 @@ static void encode(const struct manifest *m, struct buffer *out) {
     size_t at = out->size_bytes;
     buffer_u32(out, 0);
     if (m->config.n_members) config_encode(&m->config, out);
-    if (out->failed) return;
+    if (out->failed || !out->data) return;
     put_u32(out->data + at, (uint32_t)(out->size_bytes - at - 4));
     put_u32(out->data + 16, (uint32_t)out->size_bytes);
     put_u64(out->data, hash64(out->data + 8, out->size_bytes - 8));
@@ -151,7 +151,7 @@ replog_status manifest_store(const struct disk *disk, const char *dir,
     *renamed = false;
     encode(manifest, &content);
     replog_status status = REPLOG_OK;
-    if (content.failed)
+    if (content.failed || !content.data)
         status = error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to write %s", path.text);
     if (!status) status = write_new(disk, temporary.text, &content, err);
     if (!status) {

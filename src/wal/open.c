@@ -197,7 +197,6 @@ struct opening {
     size_t n_reseal;
     struct disk_file *last_file; /* of the last segment, while it is judged */
     struct rescan last;
-    bool last_scanned;
     struct segment_index scratch;
     uint8_t slot[SEGMENT_SEAL_BYTES];
     struct wal_term_run slot_runs[SEGMENT_MAX_RUNS];
@@ -392,7 +391,6 @@ static replog_status judge_last(struct opening *o, struct wal_segment *segment, 
                               .runs = &wal->runs};
     status = wal_rescan(wal, &o->last, err);
     o->last.target = NULL;
-    o->last_scanned = !status;
     segment->sealed = has_target;
     wal->torn_bytes = o->last.torn_bytes;
     return status;
@@ -401,7 +399,7 @@ static replog_status judge_last(struct opening *o, struct wal_segment *segment, 
 static replog_status judge_segments(struct opening *o, replog_error *err) {
     struct wal *wal = o->wal;
     const struct wal_pos *base = &wal->manifest.base;
-    o->reseal = calloc(o->n + 1, sizeof *o->reseal);
+    o->reseal = calloc(o->n + 1, sizeof(void *));
     if (!o->reseal)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for %zu segments", o->n);
     replog_status status = REPLOG_OK;
@@ -486,8 +484,8 @@ static replog_status write_again(struct opening *o, replog_error *err) {
 
 static replog_status settle_last(struct opening *o, replog_error *err) {
     struct wal *wal = o->wal;
-    if (!o->last_scanned) return REPLOG_OK;
-    struct wal_segment *segment = o->last.segment;
+    struct wal_segment *segment = o->last.segment; /* NULL: the log has none */
+    if (!segment) return REPLOG_OK;
     replog_status status = REPLOG_OK;
     bool above_mark = o->last.marked.seq < segment->last.seq;
     if (o->last.rewrite_from < segment->write_end) status = write_again(o, err);

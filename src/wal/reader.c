@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "wal/log_impl.h"
 
@@ -246,6 +247,7 @@ void wal_reader_close(struct wal_reader *reader) {
 replog_status wal_reader_next(struct wal_reader *reader, uint64_t limit_seq,
                               struct block_header *header, const uint8_t **bytes,
                               replog_error *err) {
+    CHECK(reader);
     replog_error local;
     if (!err) err = &local;
     replog_status status = REPLOG_OK;

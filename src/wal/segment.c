@@ -23,7 +23,7 @@ void index_reset(struct segment_index *index) {
 
 /* Every other entry goes, so that twice as many groups find room. */
 static void index_thin(struct segment_index *index) {
-    for (uint32_t i = 0; i < index->n / 2; i++) index->entries[i] = index->entries[2 * i];
+    for (uint32_t i = 0; i < index->n / 2; i++) index->entries[i] = index->entries[(size_t)2 * i];
     index->n /= 2;
     index->stride_bytes *= 2;
 }
@@ -95,8 +95,9 @@ static uint32_t put_runs(const struct term_runs *runs, uint64_t first_seq, uint6
             return 0;
         }
         uint64_t begin = runs->items[i].first_seq;
-        put_u64(at + n * RUN_BYTES, runs->items[i].term);
-        put_u32(at + n * RUN_BYTES + 8, begin > first_seq ? (uint32_t)(begin - first_seq) : 0);
+        put_u64(at + (size_t)n * RUN_BYTES, runs->items[i].term);
+        put_u32(at + (size_t)n * RUN_BYTES + 8,
+                begin > first_seq ? (uint32_t)(begin - first_seq) : 0);
         n++;
     }
     return n;

@@ -56,7 +56,7 @@ replog_status wal_make_segment_file(struct wal *wal, const struct segment_header
     uint64_t number, size = 0;
     bool from_pool = wal->n_spares > 0;
     replog_status status = take_spare(wal, header->number, &number, &spare, &made, err);
-    struct iovec piece = {(void *)(uintptr_t)page, WAL_PAGE_BYTES};
+    struct iovec piece = {(void *)page, WAL_PAGE_BYTES};
     if (!status) status = disk->size(made, &size, err);
     if (!status) status = disk->write(made, &piece, 1, 0, err);
     if (!status) status = disk->sync(made, err);
@@ -88,8 +88,7 @@ static void forget_segments(struct wal *wal, size_t from, size_t to) {
         segment->removed = true;
         if (!segment->users) free(segment);
     }
-    memmove(wal->segments + from, wal->segments + to,
-            (wal->n_segments - to) * sizeof *wal->segments);
+    memmove(wal->segments + from, wal->segments + to, (wal->n_segments - to) * sizeof(void *));
     wal->n_segments -= to - from;
 }
 
@@ -301,8 +300,8 @@ static replog_status fill_slice(struct wal *wal, replog_error *err) {
     if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
     size_t n = 0;
     for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
-        pieces[n] = (struct iovec){(void *)(uintptr_t)zeros,
-                                   left - at < sizeof zeros ? left - at : sizeof zeros};
+        pieces[n] =
+            (struct iovec){(void *)zeros, left - at < sizeof zeros ? left - at : sizeof zeros};
     replog_status status = wal->disk->write(wal->preparing, pieces, n, wal->preparing_bytes, err);
     if (!status) status = wal->disk->sync(wal->preparing, err);
     if (!status) wal->preparing_bytes += left;

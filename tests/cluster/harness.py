@@ -230,7 +230,7 @@ class Cluster:
 
     # -- state
 
-    def status(self, at=None, call_ms=2000):
+    def status(self, at=None, call_ms=5000):
         result = self.cli("status", at=at, call_ms=call_ms)
         if result.rc != 0 or not result.out.strip():
             return None
@@ -242,6 +242,8 @@ class Cluster:
         endpoints = ",".join(n.address for n in among)
 
         def find():
+            check(any(n.alive() for n in among),
+                  f"every node has ended; node {among[0].id}: {among[0].log()[-500:]}")
             status = self.status(at=endpoints)
             ids = [n.id for n in among]
             return self[status["leader"]] if status and status["leader"] in ids else None

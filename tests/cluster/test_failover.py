@@ -132,11 +132,11 @@ def test_a_minority_acknowledges_nothing(t):
 
 def test_a_follower_stopped_and_resumed_catches_up(t):
     c = t.cluster(3)
-    follower = c.others(c.leader())[0]
-    follower.pause()
-    term = c.status()["term"]
-    c.append_lines([f"{i:06d} " + "x" * 1000 for i in range(20000)], batch=100)
     leader = c.leader()
+    follower = c.others(leader)[0]
+    term = c.status()["term"]
+    follower.pause()
+    c.append_lines([f"{i:06d} " + "x" * 1000 for i in range(20000)], batch=100)
     check(leader.memory_kib() < 400 * 1024, f"memory of the leader: {leader.memory_kib()} KiB")
     follower.resume()
     status = c.wait_equal(30)
@@ -157,3 +157,16 @@ def test_append_after_the_first_leader_is_gone_is_quick(t):
     times.sort()
     print("first append after the kill, s: " + " ".join(f"{x:.2f}" for x in times))
     check(times[2] < 5, f"median {times[2]:.2f} s")
+
+
+def test_a_node_that_hangs_does_not_hold_up_a_client_that_knows_others(t):
+    c = t.cluster(3)
+    leader = c.leader()
+    hung = c.others(leader)[0]
+    c.append("k", "v")
+    hung.pause()
+    endpoints = f"{hung.address},{leader.address}"
+    for args in (["status"], ["get", "k"], ["append", "k", "w"], ["read"]):
+        result = c.cli(*args, at=endpoints, call_ms=4000).ok()
+        print(f"{args[0]}: {result.seconds:.1f} s")
+    hung.resume()

@@ -304,14 +304,19 @@ static void pause_at_10(struct rpc_call *call, struct seen *s) {
     if (s->n_messages == 10) rpc_pause(call);
 }
 
-static struct rpc_call *start_read(struct seen *s, uint64_t n, uint64_t size_bytes) {
-    struct rpc_call *call = rpc_start(channel, PATH("Read"), 0, &seen_handlers, s);
+static struct rpc_call *start_read_within(struct seen *s, uint64_t n, uint64_t size_bytes,
+                                          uint32_t timeout_ms) {
+    struct rpc_call *call = rpc_start(channel, PATH("Read"), timeout_ms, &seen_handlers, s);
     Replog__V1__ReadRequest q = REPLOG__V1__READ_REQUEST__INIT;
     q.from_seq = n;
     q.to_seq = size_bytes;
     rpc_send_message(call, &q.base);
     rpc_end(call);
     return call;
+}
+
+static struct rpc_call *start_read(struct seen *s, uint64_t n, uint64_t size_bytes) {
+    return start_read_within(s, n, size_bytes, 0);
 }
 
 /* A reader that stops is not run over: the server holds back, and nothing is lost. */
@@ -362,6 +367,15 @@ static void test_close_behind_pause(void **state) {
     sleep_ms(100);
     rpc_cancel(call);
     wait_closed(&s);
+    assert_int_equal(s.status, REPLOG_CANCELLED);
+    assert_int_equal(s.n_messages, 10);
+    rpc_call_unref(call);
+    /* ... or time is over */
+    seen_init(&s);
+    s.on_message = pause_at_10;
+    call = start_read_within(&s, 100, 100, 300);
+    wait_closed(&s);
+    assert_int_equal(s.status, REPLOG_DEADLINE_EXCEEDED);
     assert_int_equal(s.n_messages, 10);
     rpc_call_unref(call);
 }
@@ -631,6 +645,62 @@ static void test_calls_from_callbacks(void **state) {
     }
 }
 
+/* Calls of all kinds, given up, paused and timed out at random from several threads: each ends
+ * exactly once, its messages in order, and nothing stays behind (tear_down looks). */
+static void random_call(uint64_t *seed) {
+    struct seen s;
+    seen_init(&s);
+    uint32_t timeout_ms = rng_next(seed) % 4 == 0 ? 1 + (uint32_t)(rng_next(seed) % 20) : 0;
+    bool reads = rng_next(seed) % 3 == 0;
+    if (rng_next(seed) % 2) s.on_message = pause_at_10;
+    struct rpc_call *call = rpc_start(channel, reads ? PATH("Read") : PATH("AppendStream"),
+                                      timeout_ms, &seen_handlers, &s);
+    if (reads) {
+        Replog__V1__ReadRequest q = REPLOG__V1__READ_REQUEST__INIT;
+        q.from_seq = rng_next(seed) % 200;
+        q.to_seq = rng_next(seed) % 8; /* under 8 bytes: without a number */
+        q.follow = rng_next(seed) % 4 == 0;
+        rpc_send_message(call, &q.base);
+    } else {
+        uint64_t n = rng_next(seed) % 60;
+        for (uint64_t i = 0; i < n; i++) send_number(call, i, 8 + rng_next(seed) % 1500);
+    }
+    if (rng_next(seed) % 4) rpc_end(call);
+    if (rng_next(seed) % 2) sleep_ms((long)(rng_next(seed) % 4));
+    if (rng_next(seed) % 2) rpc_resume(call);
+    if (rng_next(seed) % 3) sleep_ms((long)(rng_next(seed) % 4));
+    rpc_cancel(call);
+    wait_closed(&s);
+    assert_true(s.in_order);
+    rpc_call_unref(call);
+}
+
+static void *random_thread(void *number) {
+    uint64_t seed = *(uint64_t *)number;
+    for (int i = 0; i < 300; i++) random_call(&seed);
+    return NULL;
+}
+
+static void test_random(void **state) {
+    (void)state;
+    pthread_t threads[THREADS];
+    uint64_t numbers[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        numbers[i] = 1000 + (uint64_t)i;
+        pthread_create(&threads[i], NULL, random_thread, &numbers[i]);
+    }
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(status_call(channel, 5000, NULL), REPLOG_OK);
+    struct rpc_stats stats;
+    for (int i = 0; i < 400; i++) { /* the last cancellations are on their way */
+        rpc_server_stats(server, &stats);
+        if (stats.calls_open == 0) break;
+        sleep_ms(5);
+    }
+    assert_int_equal(stats.calls_open, 0);
+    assert_int_equal(stats.connections, 1);
+}
+
 /* HTTP/2 has 2^30 stream ids for a connection; a channel goes on with a new one. */
 static void test_stream_ids_run_out(void **state) {
     (void)state;
@@ -662,13 +732,13 @@ static void test_stream_ids_run_out(void **state) {
 /* Silence is not the end: keepalive asks, and the peer answers. */
 static void test_keepalive(void **state) {
     (void)state;
-    struct rpc_channel *c = open_channel(address, 50);
+    struct rpc_channel *c = open_channel(address, 200);
     struct seen s;
     seen_init(&s);
     struct rpc_call *call = rpc_start(c, PATH("AppendStream"), 0, &seen_handlers, &s);
     send_number(call, 0, 8);
     wait_messages(&s, 1);
-    sleep_ms(400);
+    sleep_ms(700);
     assert_int_equal(s.n_closed, 0);
     send_number(call, 1, 8);
     wait_messages(&s, 2);
@@ -697,6 +767,7 @@ int main(void) {
                                        T(test_many_threads),
                                        T(test_more_than_max_streams),
                                        T(test_calls_from_callbacks),
+                                       T(test_random),
                                        T(test_stream_ids_run_out),
                                        T(test_keepalive)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

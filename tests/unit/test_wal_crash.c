@@ -186,25 +186,54 @@ struct step {
     unsigned a, b, c, d;
 };
 
+/* clang-format off */
 static const struct step script[] = {
-    {OPEN, 0, 0, 0, 0},       {APPEND, 1, 1, 10, 1},    {SYNC, 0, 0, 0, 0},
-    {APPEND, 1, 3, 100, 1},   {SYNC, 0, 0, 0, 0},       {APPEND, 1, 1, 0, 1},
-    {APPEND, 1, 2, 16000, 1}, {SYNC, 0, 0, 0, 0},       {MARK, 0, 0, 0, 0},
-    {PREPARE, 0, 0, 0, 0},    {APPEND, 1, 1, 20000, 1}, {APPEND, 1, 1, 20000, 1}, /* rolls */
-    {SYNC, 0, 0, 0, 0},       {VOTE, 2, 1, 0, 0},       {APPEND, 3, 2, 3000, 2},
-    {SYNC, 0, 0, 0, 0},       {APPEND, 2, 1, 30000, 2}, /* rolls between its blocks */
-    {SYNC, 0, 0, 0, 0},       {TRUNCATE, 6, 0, 0, 0},   {APPEND, 1, 4, 8000, 2},
-    {REOPEN, 0, 0, 0, 0},     {APPEND, 1, 1, 50, 2},    {SYNC, 0, 0, 0, 0},
-    {APPEND, 2, 1, 2000, 2},  {CUT, 3, 0, 0, 0}, /* one that was durable and two that were not */
-    {APPEND, 1, 1, 60, 3},    {SYNC, 0, 0, 0, 0},       {APPEND, 1, 1, 40000, 3},
-    {SYNC, 0, 0, 0, 0},       {APPEND, 2, 1, 40000, 3}, /* rolls */
-    {CUT, 3, 0, 0, 0},                                  /* and back over the roll */
-    {APPEND, 1, 3, 70, 4},    {SYNC, 0, 0, 0, 0},       {TRUNCATE, 1, 0, 0, 0},
-    {PREPARE, 0, 0, 0, 0},    {APPEND, 2, 1, 30000, 4}, {SYNC, 0, 0, 0, 0},
-    {MARK, 0, 0, 0, 0},       {VOTE, 5, 0, 0, 0},       {REOPEN, 0, 0, 0, 0},
+    {OPEN, 0, 0, 0, 0},
+    {APPEND, 1, 1, 10, 1},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 1, 3, 100, 1},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 1, 1, 0, 1},
+    {APPEND, 1, 2, 16000, 1},
+    {SYNC, 0, 0, 0, 0},
+    {MARK, 0, 0, 0, 0},
+    {PREPARE, 0, 0, 0, 0},
+    {APPEND, 1, 1, 20000, 1},
+    {APPEND, 1, 1, 20000, 1}, /* rolls */
+    {SYNC, 0, 0, 0, 0},
+    {VOTE, 2, 1, 0, 0},
+    {APPEND, 3, 2, 3000, 2},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 2, 1, 30000, 2}, /* rolls between its blocks */
+    {SYNC, 0, 0, 0, 0},
+    {TRUNCATE, 6, 0, 0, 0},
+    {APPEND, 1, 4, 8000, 2},
+    {REOPEN, 0, 0, 0, 0},
+    {APPEND, 1, 1, 50, 2},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 2, 1, 2000, 2},
+    {CUT, 3, 0, 0, 0}, /* one that was durable and two that were not */
+    {APPEND, 1, 1, 60, 3},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 1, 1, 40000, 3},
+    {SYNC, 0, 0, 0, 0},
+    {APPEND, 2, 1, 40000, 3}, /* rolls */
+    {CUT, 3, 0, 0, 0}, /* and back over the roll */
+    {APPEND, 1, 3, 70, 4},
+    {APPEND, 1, 1, 90, 4},
+    {CUT, 1, 0, 0, 0}, /* what stays was not durable before */
+    {TRUNCATE, 1, 0, 0, 0},
+    {PREPARE, 0, 0, 0, 0},
+    {APPEND, 2, 1, 30000, 4},
+    {SYNC, 0, 0, 0, 0},
+    {MARK, 0, 0, 0, 0},
+    {VOTE, 5, 0, 0, 0},
+    {REOPEN, 0, 0, 0, 0},
     {TRUNCATE, 0, 0, 0, 0}, /* everything */
-    {APPEND, 1, 2, 80, 5},    {SYNC, 0, 0, 0, 0},
+    {APPEND, 1, 2, 80, 5},
+    {SYNC, 0, 0, 0, 0},
 };
+/* clang-format on */
 enum { N_STEPS = sizeof script / sizeof *script };
 
 static replog_status do_step(struct world *w, const struct step *step) {

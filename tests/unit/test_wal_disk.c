@@ -1,9 +1,11 @@
 /* The door to files: one suite over both disks, then what only the disk in memory can show: what a
  * power cut and a crash leave. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -291,6 +293,38 @@ static void a_lock_excludes_another_process(void **state) {
     f->disk->unlock(lock);
 }
 
+/* ---- POSIX only: what the system refuses */
+static void no_space_is_resource_exhausted(void **state) {
+    struct fixture *f = *state;
+    struct disk_file *file = NULL;
+    struct iovec piece = {"x", 1};
+    replog_error err;
+    assert_int_equal(f->disk->open(f->disk->ctx, "/dev/full", DISK_WRITE, &file, &err), REPLOG_OK);
+    assert_int_equal(f->disk->write(file, &piece, 1, 0, &err), REPLOG_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(err.text, "/dev/full"));
+    f->disk->close(file);
+}
+
+/* The system takes a part, then refuses the rest. */
+static void a_partial_write_is_an_error(void **state) {
+    struct fixture *f = *state;
+    static char bytes[600];
+    memset(bytes, 'x', sizeof bytes);
+    struct iovec pieces[3] = {{bytes, 600}, {bytes, 600}, {bytes, 600}};
+    struct disk_file *file = open_file(f, "a", DISK_CREATE);
+    struct rlimit before, limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = 1000;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    replog_status status = f->disk->write(file, pieces, 3, 0, NULL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(status, REPLOG_UNAVAILABLE);
+    assert_int_equal(size_of(f, file), 1000);
+    f->disk->close(file);
+}
+
 /* ---- The disk in memory: what a crash leaves */
 static void crash(struct fixture *f, enum disk_mem_loss loss, uint64_t seed) {
     disk_mem_crash(f->mem, loss, seed);
@@ -436,6 +470,30 @@ static void a_random_crash_keeps_the_order_of_a_name(void **state) {
     assert_true(seen[0] > 0 && seen[1] > 0 && seen[2] > 0);
 }
 
+static void a_random_crash_skips_what_follows(void **state) {
+    (void)state;
+    unsigned n_none = 0, n_renamed = 0, n_both = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        void *inner = NULL;
+        assert_int_equal(mem_setup(&inner), 0);
+        struct fixture *f = inner;
+        assert_int_equal(try_open(f, "a", DISK_CREATE), REPLOG_OK);
+        assert_int_equal(try_open(f, "b", DISK_CREATE), REPLOG_OK);
+        sync_names(f);
+        assert_int_equal(move(f, "a", "b"), REPLOG_OK);
+        assert_int_equal(drop(f, "b"), REPLOG_OK);
+        crash(f, DISK_LOSE_RANDOM, seed);
+        bool a = try_open(f, "a", DISK_READ) == REPLOG_OK;
+        bool b = try_open(f, "b", DISK_READ) == REPLOG_OK;
+        assert_false(a && !b); /* the unlink without the rename before it */
+        n_none += a && b;
+        n_renamed += !a && b;
+        n_both += !a && !b;
+        teardown(&inner);
+    }
+    assert_true(n_none > 0 && n_renamed > 0 && n_both > 0);
+}
+
 /* The lesson of the page cache: a failed sync leaves data that reads see and no sync will write. */
 static void a_failed_sync_is_final(void **state) {
     struct fixture *f = *state;
@@ -577,12 +635,15 @@ int main(void) {
         ON_BOTH(directories),
         ON_BOTH(a_lock_excludes_this_process_too),
         ON_POSIX(a_lock_excludes_another_process),
+        ON_POSIX(no_space_is_resource_exhausted),
+        ON_POSIX(a_partial_write_is_an_error),
         ON_MEM(unsynced_content_is_lost),
         ON_MEM(a_lucky_crash_loses_nothing),
         ON_MEM(names_need_their_directory_synced),
         ON_MEM(a_directory_needs_its_parent_synced),
         ON_MEM(a_random_crash_tears_at_sectors),
         ON_MEM(a_random_crash_keeps_the_order_of_a_name),
+        ON_MEM(a_random_crash_skips_what_follows),
         ON_MEM(a_failed_sync_is_final),
         ON_MEM(a_failed_write_says_so),
         ON_MEM(a_cut_ends_all_calls),

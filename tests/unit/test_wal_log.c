@@ -44,7 +44,7 @@ static void test_append_roll_reopen(void **state) {
         world_check(w);
     }
     assert_true(wal_n_segments(w->wal) > 5);
-    assert_true(wal_size_bytes(w->wal) > 160 * 4096);
+    assert_true(wal_size_bytes(w->wal) > UINT64_C(160) * 4096);
     world_free(w);
 }
 

@@ -214,6 +214,28 @@ static replog_status stop_at_three(const replog_record *r, void *user) {
     return r->seq == 3 ? REPLOG_CANCELLED : REPLOG_OK;
 }
 
+/* replog/status.h promises it. */
+static void success_leaves_the_error_alone(void **state) {
+    struct fixture *f = *state;
+    replog_error err = {REPLOG_ABORTED, "before"};
+    for (int i = 0; i < 2; i++) {
+        replog_write record = put("k", "v");
+        uint64_t n = 0;
+        assert_int_equal(open_with(f, (replog_wal_options){0}, &err), REPLOG_OK);
+        assert_string_equal(err.text, "before");
+        assert_int_equal(replog_wal_append(f->wal, &record, NULL, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_append_batch(f->wal, &record, 1, NULL, NULL, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_checkpoint(f->wal, NULL, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_truncate(f->wal, 1, false, NULL, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_sync(f->wal, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_replay(f->wal, 1, count, &n, &err), REPLOG_OK);
+        assert_int_equal(replog_wal_close(f->wal, &err), REPLOG_OK);
+        f->wal = NULL;
+        assert_string_equal(err.text, "before");
+        assert_int_equal(err.status, REPLOG_ABORTED);
+    }
+}
+
 static void ranges_and_callbacks(void **state) {
     struct fixture *f = *state;
     open_log(f, REPLOG_SYNC_ALWAYS);
@@ -661,6 +683,7 @@ int main(void) {
         TEST(a_new_log_is_empty),
         TEST(records_come_back_in_order),
         TEST(what_cannot_be_appended),
+        TEST(success_leaves_the_error_alone),
         TEST(ranges_and_callbacks),
         TEST(what_cannot_be_opened),
         TEST(read_only_changes_nothing),
