@@ -112,7 +112,8 @@ on_exit() {
     trap - EXIT INT TERM
     [ "$kept" = 1 ] && exit "$status"
     end_all
-    if [ "$status" = 0 ] && [ "$finished" = 1 ] && [ "$made_dir" = 1 ]; then rm -rf "$dir"; fi
+    # What failed stays to be looked at; what was interrupted is of no use.
+    case $status/$finished in 0/1 | 130/* | 143/*) [ "$made_dir" = 0 ] || rm -rf "$dir" ;; esac
     exit "$status"
 }
 trap on_exit EXIT

@@ -69,7 +69,7 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
     struct event *e = event_new(ev->type);
     if (!e) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
     e->ev = *ev;
-    memcpy(&e->ev.token, &request, sizeof request); /* a token is a request's address */
+    memcpy(&e->ev.token, &request, sizeof e->ev.token); /* a token is a request's address */
     e->ev.deadline_ms = node_deadline_ms(call);
     if (ev->append.block) {
         e->ev.append.block = blob_ref(ev->append.block);
@@ -89,8 +89,8 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
 
 static void reply(const struct node_effect *fx) {
     struct request *request;
-    _Static_assert(sizeof request == sizeof fx->token, "a token holds an address");
-    memcpy(&request, &fx->token, sizeof request);
+    _Static_assert(sizeof(void *) == sizeof fx->token, "a token holds an address");
+    memcpy(&request, &fx->token, sizeof fx->token);
     request->done(request, fx);
 }
 

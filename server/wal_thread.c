@@ -141,9 +141,11 @@ static void written(struct wal_thread *w, size_t n) {
     if (n == 0) return;
     uint64_t bytes = 0, now_ms = clock_mono_ms();
     for (size_t i = 0; i < n; i++) {
-        bytes += w->head->blocks.size_bytes;
-        w->written_seq = w->head->seq;
-        w->written_epoch = w->head->epoch;
+        const struct job *job = w->head;
+        CHECK(job);
+        bytes += job->blocks.size_bytes;
+        w->written_seq = job->seq;
+        w->written_epoch = job->epoch;
         drop_head(w);
     }
     struct stats *stats = &w->s->stats;

@@ -289,14 +289,16 @@ static replog_status make_room(struct wal *wal, uint64_t bytes, uint64_t first_u
     uint64_t size = (need + WAL_GROW_BYTES - 1) / WAL_GROW_BYTES * WAL_GROW_BYTES;
     if (size > wal->segment_bytes) size = need > wal->segment_bytes ? need : wal->segment_bytes;
     size = page_align(size);
-    status = wal->disk->allocate(segment->file, size, err);
+    replog_error why;
+    status = wal->disk->allocate(segment->file, size, &why);
     if (status == REPLOG_RESOURCE_EXHAUSTED && size > need) {
         size = need;
-        status = wal->disk->allocate(segment->file, size, err);
+        status = wal->disk->allocate(segment->file, size, &why);
     }
-    if (status && status != REPLOG_RESOURCE_EXHAUSTED) return wal_break(wal, err);
     if (!status) segment->file_bytes = size;
-    return status;
+    if (!status) return REPLOG_OK;
+    *err = why;
+    return status == REPLOG_RESOURCE_EXHAUSTED ? status : wal_break(wal, err);
 }
 
 /* ---- Appending */

@@ -130,8 +130,9 @@ replog_status manifest_load(const struct disk *disk, const char *dir, struct man
 
 static replog_status write_new(const struct disk *disk, const char *path,
                                const struct buffer *content, replog_error *err) {
-    replog_status status = disk->unlink(disk->ctx, path, err);
-    if (status && status != REPLOG_NOT_FOUND) return status;
+    replog_error gone;
+    replog_status status = disk->unlink(disk->ctx, path, &gone);
+    if (status && status != REPLOG_NOT_FOUND) return error_set(err, status, "%s", gone.text);
     struct disk_file *file = NULL;
     status = disk->open(disk->ctx, path, DISK_CREATE, &file, err);
     if (status) return status;

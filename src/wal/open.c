@@ -501,10 +501,12 @@ static replog_status settle_last(struct opening *o, replog_error *err) {
     o->last_file = NULL;
     if (!above_mark) return REPLOG_OK;
     wal->marked = o->last.marked;
-    status = wal_mark(wal, err);
+    replog_error why;
+    status = wal_mark(wal, &why);
     if (status == REPLOG_RESOURCE_EXHAUSTED)
         return REPLOG_OK; /* a full disk; the next one will do */
-    return status ? status : wal->disk->sync(segment->file, err);
+    if (status) return error_set(err, status, "%s", why.text);
+    return wal->disk->sync(segment->file, err);
 }
 
 static replog_status reseal(struct opening *o, replog_error *err) {
@@ -614,11 +616,11 @@ static replog_status enter(struct wal *wal, const struct wal_options *options,
     return status;
 }
 
-replog_status wal_open(const struct wal_options *options, struct wal **wal, replog_error *err) {
-    replog_error local;
-    if (!err) err = &local;
+replog_status wal_open(const struct wal_options *options, struct wal **wal, replog_error *caller) {
+    /* What is tried and tolerated on the way leaves its sentence here, not with the caller. */
+    replog_error own, *err = &own;
     replog_status status = check_options(options, err);
-    if (status) return status;
+    if (status) return error_set(caller, status, "%s", own.text);
     struct opening *o = calloc(1, sizeof *o);
     struct wal *made = new_wal(options);
     if (!o || !made) {
@@ -647,5 +649,5 @@ out:
         free(o);
     }
     wal_close(made);
-    return status;
+    return status ? error_set(caller, status, "%s", own.text) : REPLOG_OK;
 }

@@ -293,19 +293,33 @@ void wal_abandon_preparing(struct wal *wal) {
     wal->preparing = NULL;
 }
 
-static replog_status fill_slice(struct wal *wal, replog_error *err) {
+/* Writes zeros from *size_bytes on, at most WAL_GROW_BYTES and not beyond the segment's size: what is
+ * written later overwrites, which syncs faster than growing. */
+static replog_status fill_slice(struct wal *wal, struct disk_file *file, uint64_t *size_bytes,
+                                replog_error *err) {
     static const uint8_t zeros[64 << 10];
     struct iovec pieces[WAL_GROW_BYTES / sizeof zeros];
-    uint64_t left = wal->segment_bytes - wal->preparing_bytes;
+    uint64_t left = wal->segment_bytes - *size_bytes;
     if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
     size_t n = 0;
     for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
         pieces[n] =
             (struct iovec){(void *)zeros, left - at < sizeof zeros ? left - at : sizeof zeros};
-    replog_status status = wal->disk->write(wal->preparing, pieces, n, wal->preparing_bytes, err);
-    if (!status) status = wal->disk->sync(wal->preparing, err);
-    if (!status) wal->preparing_bytes += left;
+    replog_status status = wal->disk->write(file, pieces, n, *size_bytes, err);
+    if (!status) status = wal->disk->sync(file, err);
+    if (!status) *size_bytes += left;
     return status;
+}
+
+/* The rest of the segment that is being written, which had to be made in haste. */
+static bool active_is_short(const struct wal *wal) {
+    return wal->active && wal->active->file_bytes < wal->segment_bytes;
+}
+
+static replog_status prepare_active(struct wal *wal, replog_error *err) {
+    struct wal_segment *segment = wal->active;
+    replog_status status = fill_slice(wal, segment->file, &segment->file_bytes, err);
+    return status && status != REPLOG_RESOURCE_EXHAUSTED ? wal_break(wal, err) : status;
 }
 
 replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
@@ -313,7 +327,12 @@ replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
     if (!err) err = &local;
     *more = false;
     replog_status status = wal_writable(wal, err);
-    if (status || wal->n_spares >= wal->pool_segments) return status;
+    if (status) return status;
+    if (active_is_short(wal)) {
+        *more = true;
+        return prepare_active(wal, err);
+    }
+    if (wal->n_spares >= wal->pool_segments) return REPLOG_OK;
     struct wal_path path;
     if (!wal->preparing) {
         wal->preparing_number = wal->next_number++;
@@ -321,7 +340,7 @@ replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
         wal_spare_path(wal, wal->preparing_number, &path);
         status = wal->disk->open(wal->disk->ctx, path.text, DISK_CREATE, &wal->preparing, err);
     }
-    if (!status) status = fill_slice(wal, err);
+    if (!status) status = fill_slice(wal, wal->preparing, &wal->preparing_bytes, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) {
         wal_spare_path(wal, wal->preparing_number, &path);
         wal_abandon_preparing(wal);

@@ -48,10 +48,11 @@ static replog_status write_slots(const struct disk *disk, struct disk_file *file
 replog_status vote_create(const struct disk *disk, const char *path, uint64_t incarnation,
                           replog_error *err) {
     struct disk_file *file = NULL;
-    replog_status status = disk->open(disk->ctx, path, DISK_CREATE, &file, err);
+    replog_error why;
+    replog_status status = disk->open(disk->ctx, path, DISK_CREATE, &file, &why);
     if (status == REPLOG_ALREADY_EXISTS)
-        status = disk->open(disk->ctx, path, DISK_WRITE, &file, err);
-    if (status) return status;
+        status = disk->open(disk->ctx, path, DISK_WRITE, &file, &why);
+    if (status) return error_set(err, status, "%s", why.text);
     struct slot slot = {.counter = 1, .incarnation = incarnation};
     status = disk->resize(file, 0, err);
     if (!status) status = write_slots(disk, file, 0, &slot, err);

@@ -313,7 +313,7 @@ class Appender:
     def __init__(self, cluster, batch=10, prefix="a", pause_s=0.002, call_ms=30000, keyed=True):
         self.cluster, self.batch, self.prefix, self.pause_s = cluster, batch, prefix, pause_s
         self.keyed = keyed
-        self.sent = []
+        self.sent, self.told = [], False
         self.out_path = os.path.join(cluster.test.dir, f"append-{prefix}.out")
         self.err_path = os.path.join(cluster.test.dir, f"append-{prefix}.err")
         argv = [cluster.test.replog, "-e", cluster.endpoints, "--json", "--timeout",
@@ -325,6 +325,12 @@ class Appender:
         """Feeds whole batches for so long (or until the command ends); it blocks on flow control."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
+            self.feed_batches(1)
+            time.sleep(self.pause_s)
+
+    def feed_until_told(self):
+        """For a thread: as fast as the command takes it, until `told` is set."""
+        while not self.told:
             self.feed_batches(1)
             time.sleep(self.pause_s)
 

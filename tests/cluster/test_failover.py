@@ -1,5 +1,6 @@
 """Nodes that die, stop and come back while a client goes on."""
 
+import threading
 import time
 
 from harness import Appender, check, check_once, equal, wait
@@ -38,23 +39,26 @@ def test_a_restart_replays_from_the_checkpoint(t):
 
 def test_appends_survive_killed_leaders_exactly_once(t):
     c = t.cluster(3)
-    a = Appender(c, batch=10, pause_s=0.001)
-    a.feed(0.5)
-    for _ in range(6):
-        leader = c.leader()
-        acked = len(a.acknowledged())
-        leader.kill()
-        a.feed(0.3)
-        survivors = [n for n in c.nodes if n.alive()]
-        c.leader(among=survivors)
-        wait(lambda: a.feed_batches(1) or len(a.acknowledged()) > acked + 5, 20,
-             "acknowledged under the new leader")
-        leader.start()
-        a.feed(0.3)
-        wait(lambda: (c.member(leader.id) or {}).get("online"), 20, "the killed one is back")
+    a = Appender(c, batch=10, pause_s=0)
+    feeder = threading.Thread(target=a.feed_until_told)
+    feeder.start()
+    try:
+        wait(lambda: len(a.acknowledged()) > 50, 10, "it runs")
+        for _ in range(8):
+            leader = c.leader()
+            acked = len(a.acknowledged())
+            leader.kill()  # with a window full of appends that are not answered yet
+            c.leader(among=[n for n in c.nodes if n.alive()])
+            wait(lambda: len(a.acknowledged()) > acked + 300, 20, "more under the new leader")
+            leader.start()
+            wait(lambda: (c.member(leader.id) or {}).get("online"), 20, "the killed one is back")
+    finally:
+        a.told = True
+        feeder.join()
     acks = a.finish()
-    status = c.wait_equal()
-    check(status["term"] >= 6, f"there were elections: {status['term']}")
+    status = c.wait_equal(30)
+    check(status["term"] >= 8, f"there were elections: {status['term']}")
+    print(f"{len(acks)} batches through {len({x['term'] for x in acks})} leaders")
     check_once(c, a, acks)
     for node in c.nodes:
         check_once(c, a, acks, at=node, local=True)

@@ -32,7 +32,7 @@ static struct fake {
     pthread_mutex_t mu;
     struct rpc_server *servers[FAKE_NODES];
     char nodes[FAKE_NODES]; /* a call's user pointer is one of these, until fake_state */
-    unsigned base_port;
+    unsigned ports[FAKE_NODES];
     char endpoints[100];
     struct fake_record log[FAKE_LOG];               /* [i] has seq i + 1 */
     uint64_t last_seq, last_session, known_session; /* sessions below are forgotten */
@@ -87,7 +87,7 @@ static void fake_closed(struct rpc_call *call, replog_status status, const char 
 
 static const char *fake_address(int node) {
     static char text[FAKE_NODES][32];
-    sprintf(text[node], "127.0.0.1:%u", fake.base_port + (unsigned)node);
+    sprintf(text[node], "127.0.0.1:%u", fake.ports[node]);
     return text[node];
 }
 
@@ -348,19 +348,23 @@ static void fake_serve(int node) {
                                           .methods = methods,
                                           .n_methods = sizeof methods / sizeof methods[0],
                                           .user = &fake.nodes[node]};
-    struct rpc_server_options options = {.listen = fake_address(node)};
     replog_error err;
-    if (rpc_server_start(&options, &services[node], 1, &fake.servers[node], &err)) {
-        fprintf(stderr, "fake node %d: %s\n", node, err.text);
-        abort();
+    for (int attempt = 0; attempt < 15; attempt++) { /* a port may belong to another program */
+        struct rpc_server_options options = {.listen = fake_address(node)};
+        if (!rpc_server_start(&options, &services[node], 1, &fake.servers[node], &err)) return;
+        fake.ports[node] += 20;
     }
+    fprintf(stderr, "fake node %d: %s\n", node, err.text);
+    abort();
 }
 
 /* Servers live as long as the program; `offset` keeps programs that run at once apart. */
 static int fake_start(unsigned offset) {
     pthread_mutex_init(&fake.mu, NULL);
-    fake.base_port = 7600 + offset;
-    for (int i = 0; i < FAKE_NODES; i++) fake_serve(i);
+    for (int i = 0; i < FAKE_NODES; i++) {
+        fake.ports[i] = 7600 + offset + (unsigned)i;
+        fake_serve(i);
+    }
     sprintf(fake.endpoints, "%s,%s,%s", fake_address(0), fake_address(1), fake_address(2));
     return 0;
 }

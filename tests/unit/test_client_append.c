@@ -56,7 +56,7 @@ static struct many many;
 
 static void on_answer(void *user, replog_status status, const replog_append_result *result,
                       const replog_error *error) {
-    int i = (int)(intptr_t)user;
+    int i = (int)((int *)user - many.answered);
     assert_true(i >= 0 && i < MANY);
     many.status[i] = status;
     many.seq[i] = result ? result->first_seq : 0;
@@ -73,7 +73,7 @@ static void append_many(replog_client *c, int n, int bad, replog_append_options 
         sprintf(value, "m%d", i);
         replog_batch *b = one(i == bad ? "bad" : value);
         replog_error err;
-        assert_int_equal(replog_append_async(c, b, &o, on_answer, (void *)(intptr_t)i, &err),
+        assert_int_equal(replog_append_async(c, b, &o, on_answer, &many.answered[i], &err),
                          REPLOG_OK);
         replog_batch_free(b);
     }
@@ -322,7 +322,7 @@ static void test_mixed_levels(void **state) {
         sprintf(value, "m%d", i);
         replog_batch *b = one(value);
         replog_append_options o = {.single = true, .ack = (replog_ack)(i % 3)};
-        assert_int_equal(replog_append_async(c, b, &o, on_answer, (void *)(intptr_t)i, NULL),
+        assert_int_equal(replog_append_async(c, b, &o, on_answer, &many.answered[i], NULL),
                          REPLOG_OK);
         replog_batch_free(b);
     }
@@ -341,7 +341,8 @@ static void test_mixed_levels(void **state) {
 static void test_all_away(void **state) {
     (void)state;
     replog_error err;
-    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 1000};
+    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 3000};
+    uint64_t start = clock_mono_ms();
     replog_client *c = open_client(fake.endpoints, defaults);
     assert_int_equal(append(c, "a", all, NULL, &err), REPLOG_OK);
     fake.all_away = 1;
@@ -352,25 +353,34 @@ static void test_all_away(void **state) {
     fake.move_after = 1; /* admitted, the reply lost: repeated at the next leader */
     assert_int_equal(append(c, "d", all, NULL, &err), REPLOG_OK);
     assert_int_equal(times("d"), 1);
+    assert_true(clock_mono_ms() - start < 2500); /* no answer waits for a deadline to be seen */
     replog_client_close(c);
 }
 
+struct thread {
+    pthread_t id;
+    replog_client *client;
+    replog_status status;
+};
+
 static void *append_in_thread(void *arg) {
-    replog_error err;
-    replog_status status = append(arg, "thread", (replog_append_options){0}, NULL, &err);
-    return (void *)(intptr_t)status;
+    struct thread *t = arg;
+    t->status = append(t->client, "thread", (replog_append_options){0}, NULL, NULL);
+    return NULL;
 }
 
 static void test_threads(void **state) {
     (void)state;
-    pthread_t threads[8];
+    struct thread threads[8];
     replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 6});
     fake.move_after = 7;
-    for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, append_in_thread, c);
     for (int i = 0; i < 8; i++) {
-        void *status;
-        pthread_join(threads[i], &status);
-        assert_ptr_equal(status, NULL);
+        threads[i].client = c;
+        pthread_create(&threads[i].id, NULL, append_in_thread, &threads[i]);
+    }
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i].id, NULL);
+        assert_int_equal(threads[i].status, REPLOG_OK);
     }
     assert_int_equal(times("thread"), 8);
     replog_client_close(c);
@@ -378,19 +388,18 @@ static void test_threads(void **state) {
 
 static void test_close_in_flight(void **state) {
     (void)state;
-    pthread_t thread;
-    void *status;
     replog_client *c = open_client(fake.endpoints, defaults);
     assert_int_equal(append(c, "a", (replog_append_options){0}, NULL, NULL), REPLOG_OK);
     fake.silent = true;
     append_many(c, 50, -1, (replog_append_options){0});
-    pthread_create(&thread, NULL, append_in_thread, c);
+    struct thread thread = {.client = c};
+    pthread_create(&thread.id, NULL, append_in_thread, &thread);
     fake_pause_ms(50);
     uint64_t start = clock_mono_ms();
     replog_client_close(c);
     assert_true(clock_mono_ms() - start < 2000);
-    pthread_join(thread, &status);
-    assert_int_equal((intptr_t)status, REPLOG_CANCELLED);
+    pthread_join(thread.id, NULL);
+    assert_int_equal(thread.status, REPLOG_CANCELLED);
     for (int i = 0; i < 50; i++) {
         assert_int_equal(many.answered[i], 1);
         assert_int_equal(many.status[i], REPLOG_CANCELLED);

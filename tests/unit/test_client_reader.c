@@ -176,27 +176,33 @@ static void test_unary_deadline(void **state) {
     assert_int_equal(replog_truncate(client, 5, 200, &t, &err), REPLOG_DEADLINE_EXCEEDED);
 }
 
+struct thread {
+    replog_client *client;
+    replog_status status;
+};
+
 static void *get_in_thread(void *arg) {
+    struct thread *t = arg;
     void *value;
     size_t n;
-    replog_status status = replog_get(arg, "k", 1, false, 20000, &value, &n, NULL, NULL);
-    return (void *)(intptr_t)status;
+    t->status = replog_get(t->client, "k", 1, false, 20000, &value, &n, NULL, NULL);
+    return NULL;
 }
 
 static void test_close_in_flight(void **state) {
     (void)state;
-    pthread_t thread;
-    void *status;
+    pthread_t id;
     fake.silent = true;
     replog_client *c = NULL;
     assert_int_equal(replog_client_open(fake.endpoints, NULL, &c, NULL), REPLOG_OK);
-    pthread_create(&thread, NULL, get_in_thread, c);
+    struct thread thread = {.client = c};
+    pthread_create(&id, NULL, get_in_thread, &thread);
     fake_pause_ms(100);
     uint64_t start = clock_mono_ms();
     replog_client_close(c);
     assert_true(clock_mono_ms() - start < 2000);
-    pthread_join(thread, &status);
-    assert_int_equal((intptr_t)status, REPLOG_CANCELLED);
+    pthread_join(id, NULL);
+    assert_int_equal(thread.status, REPLOG_CANCELLED);
 }
 
 int main(int argc, char **argv) {
