@@ -103,9 +103,10 @@ static void put_log(struct buffer *out, struct server *s) {
     buffer_printf(out, "replog_sync_seconds_bucket{le=\"+Inf\"} %" PRIu64 "\n", sum);
     buffer_printf(out, "replog_sync_seconds_sum %.9f\nreplog_sync_seconds_count %" PRIu64 "\n",
                   (double)stats_get(&t->sync_ns) / 1e9, sum);
-    counter(out, "groups_total", "Writes to the log, each one or more blocks.",
+    counter(out, "groups_total", "Group commits: what was written to the log at one time.",
             stats_get(&t->groups));
-    counter(out, "group_blocks_total", "Blocks in them.", stats_get(&t->group_blocks));
+    counter(out, "group_writes_total", "Writes of the node that they gathered.",
+            stats_get(&t->group_writes));
     counter(out, "group_bytes_total", "Bytes in them.", stats_get(&t->group_bytes));
     gauge(out, "log_bytes", "Size of the log's files.", wal_size_bytes(s->wal));
     gauge(out, "log_segments", "Files of the log.", wal_n_segments(s->wal));

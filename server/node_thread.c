@@ -133,6 +133,20 @@ static void carry_out(struct loop *l, struct node_effect *fx) {
     }
 }
 
+/* What disks and followers wait for goes first, then the answers to clients; what goes to one
+ * connection goes at once. */
+static void carry_out_all(struct loop *l) {
+    rpc_batch_begin();
+    for (size_t i = 0; i < l->fx.n; i++)
+        if (l->fx.items[i].type != NODE_FX_REPLY) carry_out(l, &l->fx.items[i]);
+    rpc_batch_end();
+    rpc_batch_begin();
+    for (size_t i = 0; i < l->fx.n; i++)
+        if (l->fx.items[i].type == NODE_FX_REPLY) carry_out(l, &l->fx.items[i]);
+    rpc_batch_end();
+    node_effects_clear(&l->fx);
+}
+
 /* A stream is bound to its member as soon as its hello was stepped, so that what came right behind
  * it in the same bunch already counts as that member's. */
 static void bind_stream(struct loop *l, size_t from) {
@@ -199,8 +213,7 @@ static void turn(struct loop *l) {
     }
     if (now_ms - l->ticked_ms >= TICK_MS) tick(l);
     node_pump(s->node, &l->fx);
-    for (size_t i = 0; i < l->fx.n; i++) carry_out(l, &l->fx.items[i]);
-    node_effects_clear(&l->fx);
+    carry_out_all(l);
     if (l->publish || now_ms - l->published_ms >= PUBLISH_MS) publish(l, now_ms);
     if (now_ms - l->idled_ms >= IDLE_MS) {
         l->idled_ms = now_ms;

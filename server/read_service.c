@@ -239,9 +239,10 @@ static enum run_result failed(struct read *r, replog_status st, const replog_err
 }
 
 static enum run_result wait_for_more(struct read *r) {
-    if (r->reader && clock_mono_ms() - r->moved_ms >= READER_IDLE_MS) {
+    if (clock_mono_ms() - r->moved_ms >= READER_IDLE_MS) { /* hold neither segment nor memory */
         wal_reader_close(r->reader);
         r->reader = NULL;
+        buffer_free(&r->chunk);
     }
     return RUN_PARK;
 }

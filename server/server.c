@@ -28,6 +28,7 @@
 enum {
     EVENTS_BYTES = 16 << 20, /* of events waiting for the node thread */
     TRANSFER_MS = 1000,
+    SEND_QUEUE_BYTES = 512 << 10, /* of one call: a reader that does not read holds so much */
     DRAIN_MS = 2000,
     STOP_MS = 3000,
     FLUSH_MS = 10000
@@ -203,6 +204,7 @@ static replog_status start_rpc(struct server *s, replog_error *err) {
     files[1] = only_file(peer_descriptor_set, sizeof peer_descriptor_set);
     struct rpc_server_options options = {.listen = s->options.listen,
                                          .max_connections = (uint32_t)s->options.max_connections,
+                                         .send_queue_bytes = SEND_QUEUE_BYTES,
                                          .descriptor_files = files,
                                          .n_descriptor_files = 2};
     return rpc_server_start(&options, services, 2, &s->rpc, err);

@@ -13,7 +13,7 @@ static const uint32_t stats_sync_bound_us[STATS_SYNC_BUCKETS - 1] = {
 
 struct stats {
     _Atomic uint64_t syncs, sync_ns, sync_bucket[STATS_SYNC_BUCKETS];
-    _Atomic uint64_t groups, group_blocks, group_bytes; /* what one write+sync carried */
+    _Atomic uint64_t groups, group_writes, group_bytes; /* what one write to the log carried */
     _Atomic uint64_t requests, requests_refused; /* refused: a full queue or too many calls */
     _Atomic uint64_t reads_open, read_bytes, feeds, feed_bytes;
     _Atomic uint64_t peer_messages_in, peer_messages_out, peer_reconnects;

@@ -150,7 +150,7 @@ static void written(struct wal_thread *w, size_t n) {
     }
     struct stats *stats = &w->s->stats;
     stats_add(&stats->groups, 1);
-    stats_add(&stats->group_blocks, n);
+    stats_add(&stats->group_writes, n);
     stats_add(&stats->group_bytes, bytes);
     if (w->unsynced_bytes == 0) w->unsynced_since_ms = now_ms;
     w->unsynced_bytes += bytes;

@@ -3,13 +3,14 @@
 #ifndef REPLOG_LIMITS_H
 #define REPLOG_LIMITS_H
 
-#define REPLOG_MAX_KEY_BYTES 65536u        /* 64 KiB; a key may be empty (a plain log entry) */
-#define REPLOG_MAX_VALUE_BYTES 1048576u    /* 1 MiB */
-#define REPLOG_MAX_BATCH_RECORDS 65535u    /* records of one atomic batch, without its COMMIT */
-#define REPLOG_MAX_BATCH_BYTES 3145728u    /* 3 MiB: keys + values + 8 bytes a record; so that the
-                                              reply to a read of one batch stays below the 4 MiB
-                                              that stock gRPC clients accept */
-#define REPLOG_MAX_INFLIGHT 1024u          /* appends of one session that are not answered yet */
+#define REPLOG_MAX_KEY_BYTES     65536u   /* 64 KiB; a key may be empty (a plain log entry) */
+#define REPLOG_MAX_VALUE_BYTES   1048576u /* 1 MiB */
+#define REPLOG_MAX_BATCH_RECORDS 65535u   /* records of one atomic batch, without its COMMIT */
+#define REPLOG_MAX_BATCH_BYTES                                                                     \
+    3145728u                      /* 3 MiB: keys + values + 8 bytes a record; so that the          \
+                                     reply to a read of one batch stays below the 4 MiB            \
+                                     that stock gRPC clients accept */
+#define REPLOG_MAX_INFLIGHT 1024u /* appends of one session that are not answered yet */
 
 /* What a record does. PUT and DELETE are written by users; the others are markers, written by
  * replog. The numbers stand on disk and on the wire. */

@@ -196,6 +196,8 @@ static bool open_for_appends(struct node *n, uint64_t token, uint64_t size_bytes
         fx_fail(n, fx, token, REPLOG_UNAVAILABLE, "%s",
                 raft_ready(n->raft) ? "the leader is handing over; retry"
                                     : "the leader has just been elected and is not ready; retry");
+        if (raft_transferring(n->raft))
+            fx->items[fx->n - 1].reply.leader = raft_transferring(n->raft);
         return false;
     }
     if (n->space_low) {

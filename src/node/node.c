@@ -208,7 +208,8 @@ static void raft_simple(struct node *n, struct raft_event event, struct node_eff
 
 /* A leader whose disk has taken nothing for stall_ms hands the cluster to somebody else. */
 static void check_stall(struct node *n, struct node_effects *fx) {
-    if (!node_is_leader(n) || n->write_since_ms == 0) return;
+    /* A write that waits for space is no stall: another leader would not free this disk. */
+    if (!node_is_leader(n) || n->write_since_ms == 0 || n->space_low) return;
     if (n->now_ms - n->write_since_ms < n->options.stall_ms) return;
     log_warn("the disk has been busy with one write for %" PRIu64 " ms: stepping down",
              n->now_ms - n->write_since_ms);
@@ -370,6 +371,16 @@ void node_pump(struct node *n, struct node_effects *fx) {
 
 /* ---- What others may know -------------------------------------------------------------------- */
 
+/* Bytes of log that a member has not got: exact in what memory holds, below that by the log's
+ * average bytes a record. */
+static uint64_t lag_bytes(const struct node *n, uint64_t match_seq) {
+    uint64_t bytes = tail_bytes_above(&n->tail, match_seq);
+    uint64_t held = tail_end(&n->tail).seq - n->base.seq;
+    if (match_seq >= n->tail.base.seq || held == 0) return bytes;
+    uint64_t per_record = wal_size_bytes(n->wal) / held;
+    return bytes + (n->tail.base.seq - match_seq) * per_record;
+}
+
 static void snapshot_peers(const struct node *n, struct node_snapshot *out) {
     bool leader = node_is_leader(n);
     out->n_peers = n->config.n_members;
@@ -392,7 +403,7 @@ static void snapshot_peers(const struct node *n, struct node_snapshot *out) {
             v->silence_ms = p->heard_ms ? n->now_ms - p->heard_ms : UINT64_MAX;
             if (!leader) continue;
             v->match_seq = raft_match(n->raft, p->id);
-            v->lag_bytes = tail_bytes_above(&n->tail, v->match_seq);
+            v->lag_bytes = lag_bytes(n, v->match_seq);
         }
     }
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "rpc/internal.h"
 
@@ -138,6 +139,45 @@ void call_sent(struct rpc_call *call, size_t size_bytes) {
     if (flags) conn_note_ready(conn, call, flags);
 }
 
+/* What this thread gathers between rpc_batch_begin and rpc_batch_end: connections that have
+ * something to send, each with a reference. */
+enum { BATCH_CONNS = 64 };
+static _Thread_local struct {
+    bool on;
+    size_t n;
+    struct rpc_conn *conns[BATCH_CONNS];
+} batch;
+
+void rpc_batch_begin(void) {
+    CHECK(!batch.on);
+    batch.on = true;
+}
+
+void rpc_batch_end(void) {
+    CHECK(batch.on);
+    batch.on = false;
+    for (size_t i = 0; i < batch.n; i++) {
+        struct rpc_conn *conn = batch.conns[i];
+        pthread_mutex_lock(&conn->mu);
+        conn_flush(conn);
+        pthread_mutex_unlock(&conn->mu);
+        conn_unref(conn);
+    }
+    batch.n = 0;
+}
+
+/* Sends what is queued on the connection, now or at the end of this thread's batch. */
+static void flush(struct rpc_conn *conn) {
+    for (size_t i = 0; batch.on && i < batch.n; i++)
+        if (batch.conns[i] == conn) return;
+    if (batch.on && batch.n < BATCH_CONNS) {
+        conn_ref(conn);
+        batch.conns[batch.n++] = conn;
+    } else {
+        conn_flush(conn);
+    }
+}
+
 /* A unary answer goes out with its trailers: it waits for rpc_finish. */
 static bool sends_at_once(const struct rpc_call *call) {
     return !call->is_server || !call->route || call->route->server_stream;
@@ -163,7 +203,7 @@ static replog_status send_out(struct rpc_call *call, struct rpc_out *out) {
         out = NULL;
         if (sends_at_once(call)) {
             session_send_queue(call);
-            conn_flush(conn);
+            flush(conn);
         }
         if (atomic_load(&call->queued_bytes) >= conn->limits.send_queue_bytes) {
             call->was_full = true;
@@ -255,7 +295,7 @@ void rpc_finish_with(struct rpc_call *call, replog_status status, const char *te
     if (!call->is_server) return;
     pthread_mutex_lock(&conn->mu);
     call_finish(call, status, text, name, value);
-    conn_flush(conn);
+    flush(conn);
     pthread_mutex_unlock(&conn->mu);
 }
 

@@ -83,6 +83,12 @@ replog_status rpc_send_message(struct rpc_call *call, const ProtobufCMessage *me
 /* Bytes queued on the call and not yet handed to the network. */
 size_t rpc_queued_bytes(struct rpc_call *call);
 
+/* Between the two, what this thread sends and finishes is gathered, and each connection sends once,
+ * at the end: for a thread that answers many calls in a row. Not nested; nothing in between may
+ * block. */
+void rpc_batch_begin(void);
+void rpc_batch_end(void);
+
 /* Server: ends the call with a status, behind what was sent. `text` may be NULL. */
 void rpc_finish(struct rpc_call *call, replog_status status, const char *text);
 /* The same with one more trailing metadata entry (name lower case, "replog-..."). */

@@ -103,8 +103,9 @@ replog_status wal_truncate(struct wal *wal, uint64_t upto, const struct config *
 /* Founding: writes founding state and map into the manifest, durable on return. */
 replog_status wal_found(struct wal *wal, enum wal_founding founding, uint64_t cluster_id,
                         const struct config *config, replog_error *err);
-/* Prepares at most 1 MiB: of the active segment's rest where it had to grow, then of spare segments.
- * *more: there is more to prepare. Call it when idle or paced; never needed for correctness. */
+/* Prepares at most 1 MiB: of the active segment's rest where it had to grow, then of spare
+ * segments. *more: there is more to prepare. Call it when idle or paced; never needed for
+ * correctness. */
 replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err);
 
 /* ---- Vote file (one thread; may be another than the writer) */

@@ -293,8 +293,8 @@ void wal_abandon_preparing(struct wal *wal) {
     wal->preparing = NULL;
 }
 
-/* Writes zeros from *size_bytes on, at most WAL_GROW_BYTES and not beyond the segment's size: what is
- * written later overwrites, which syncs faster than growing. */
+/* Writes zeros from *size_bytes on, at most WAL_GROW_BYTES and not beyond the segment's size: what
+ * is written later overwrites, which syncs faster than growing. */
 static replog_status fill_slice(struct wal *wal, struct disk_file *file, uint64_t *size_bytes,
                                 replog_error *err) {
     static const uint8_t zeros[64 << 10];

@@ -11,7 +11,6 @@ import fnmatch
 import importlib
 import inspect
 import os
-import queue
 import shutil
 import signal
 import subprocess
@@ -81,24 +80,15 @@ def tails(directory, lines=12):
                 print("  " + line[:400])
 
 
-def run_in_process(name, args, base, timeout, slots):
+def run_in_process(name, args, base, timeout):
     """Starts this program again for one test; ends the whole process group when it takes too long."""
     directory = os.path.join(base, name)
     os.mkdir(directory)
-    slot = slots.get()
-    try:
-        return run_in_slot(name, args, directory, timeout, slot)
-    finally:
-        slots.put(slot)
-
-
-def run_in_slot(name, args, directory, timeout, slot):
     begin = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "--one", name, "--bin", args.bin,
          "--dir", directory],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        env=dict(os.environ, REPLOG_TEST_SLOT=f"{slot}/{args.j}"))
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         out, _ = process.communicate(timeout=timeout)
         status = process.returncode
@@ -141,11 +131,8 @@ def main():
     base = args.dir or tempfile.mkdtemp(prefix="replog-cluster-", dir="/var/tmp")
     os.makedirs(base, exist_ok=True)
     counts = {0: 0, 1: 0, 77: 0}
-    slots = queue.SimpleQueue()
-    for slot in range(args.j):
-        slots.put(slot)
     with concurrent.futures.ThreadPoolExecutor(args.j) as pool:
-        runs = [pool.submit(run_in_process, n, args, base, args.timeout * harness.SLOW, slots)
+        runs = [pool.submit(run_in_process, n, args, base, args.timeout * harness.SLOW)
                 for n in names]
         for run in concurrent.futures.as_completed(runs):
             name, status, text, seconds, directory = run.result()

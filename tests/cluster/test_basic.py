@@ -6,7 +6,7 @@ import signal
 import subprocess
 import urllib.request
 
-from harness import (Failure, as_line, check, equal, free_port, spawn, wait)
+from harness import (Failure, as_line, check, equal, free_port, needs, spawn, wait)
 
 
 def test_three_nodes_hold_the_same_log(t):
@@ -217,6 +217,19 @@ def test_every_flag_from_the_configuration_file(t):
     check("replogd.conf" in result.text, f"and the file is named: {result}")
 
 
+def test_the_example_configuration_works_and_flags_win_over_it(t):
+    c = t.cluster(1, start=False)
+    node = c[1]
+    example = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy",
+                           "replogd.conf.example")
+    node.argv = lambda: [t.replogd, "--config", example, "--dir", node.dir, "--http",
+                         f"127.0.0.1:{free_port()}", "--cluster", f"1={node.address}"]
+    c.start()
+    c.ready()
+    c.stop()
+    check(os.path.isdir(node.dir), "the flag's directory was used")
+
+
 def test_http_pages(t):
     c = t.cluster(3, http=True)
     c.append_lines([f"k{i}\tv" for i in range(50)])
@@ -324,6 +337,25 @@ def test_bench_reports_its_figures(t):
             check(field in got, f"bench {args}: {got}")
         equal(got["errors"], 0, f"errors of bench {args}")
         check(got["records_per_s"] > 0, f"bench {args}: {got}")
+
+
+def test_memory_does_not_grow_with_the_log(t):
+    c = t.cluster(3)
+    needs(c[1].memory_kib("RssAnon") < 200 << 10, "a sanitizer's build is larger")
+    start = {n.id: n.memory_kib("RssAnon") for n in c.nodes}
+    line = "x" * 10000
+    for _ in range(6):
+        c.append_lines([line] * 4000, batch=50)
+    size = sum(s for f, s in t.files(c[1]).items() if not f.startswith("store")) >> 20
+    for n in c.nodes:
+        now = n.memory_kib("RssAnon")
+        print(f"node {n.id}: {start[n.id] >> 10} MiB, with a log of {size} MiB {now >> 10} MiB")
+        check(now < 96 << 10, f"memory of node {n.id}: {now >> 10} MiB")
+    follower = c.others(c.leader())[0]
+    follower.kill()
+    follower.start()
+    c.wait_equal()
+    check(follower.memory_kib("RssAnon") < 96 << 10, "after a restart")
 
 
 def test_wal_verify_and_dump_offline(t):

@@ -1,5 +1,7 @@
 """Nodes that die, stop and come back while a client goes on."""
 
+import os
+import random
 import threading
 import time
 
@@ -174,3 +176,44 @@ def test_a_node_that_hangs_does_not_hold_up_a_client_that_knows_others(t):
         result = c.cli(*args, at=endpoints, call_ms=4000).ok()
         print(f"{args[0]}: {result.seconds:.1f} s")
     hung.resume()
+
+
+def test_random_faults_with_two_clients(t):
+    """Kills and stops of any node, alone or two at once, with checkpoints in between."""
+    seed = int(os.environ.get("REPLOG_TEST_SEED") or time.time())
+    print(f"REPLOG_TEST_SEED={seed}")
+    rng = random.Random(seed)
+    c = t.cluster(3)
+    clients = [Appender(c, batch=rng.choice((1, 7, 20)), prefix=p, pause_s=0.001, call_ms=60000)
+               for p in ("a", "b")]
+    feeders = [threading.Thread(target=a.feed_until_told) for a in clients]
+    for f in feeders:
+        f.start()
+    try:
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            victims = rng.sample(c.nodes, rng.choice((1, 1, 2)))
+            how = rng.choice(("kill", "pause", "stop"))
+            for node in victims:
+                {"kill": node.kill, "pause": node.pause, "stop": lambda: node.signal(15)}[how]()
+            time.sleep(rng.uniform(0.05, 1.5))
+            for node in victims:
+                if how == "pause":
+                    node.resume()
+                else:
+                    node.wait_end()
+                    node.start()
+            time.sleep(rng.uniform(0, 0.7))
+            if rng.random() < 0.3:
+                c.cli("checkpoint", call_ms=3000)
+    finally:
+        for a in clients:
+            a.told = True
+        for f in feeders:
+            f.join()
+    answers = [a.finish(90) for a in clients]
+    c.wait_equal(30)
+    for a, acks in zip(clients, answers):
+        print(f"{len(acks)} batches of {a.batch} through {len({x['term'] for x in acks})} leaders")
+        for node in c.nodes:
+            check_once(c, a, acks, at=node, local=True)
