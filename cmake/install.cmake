@@ -65,4 +65,4 @@ foreach(file ARCHITECTURE.md deploy/replogd.conf.example)
 endforeach()
 configure_file(${CMAKE_SOURCE_DIR}/deploy/replogd.service.in
                ${CMAKE_BINARY_DIR}/replogd.service @ONLY)
-install(FILES ${CMAKE_BINARY_DIR}/replogd.service DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/systemd/system)
+install(FILES ${CMAKE_BINARY_DIR}/replogd.service DESTINATION lib/systemd/system)
