@@ -14,7 +14,7 @@
 #include "server/thread.h"
 #include "server/wal_thread.h"
 
-enum { TICK_MS = 15, PUBLISH_MS = 200, IDLE_MS = 1000 };
+enum { TICK_MS = 15, HELD_MS = 2, PUBLISH_MS = 200, IDLE_MS = 1000 };
 
 struct loop {
     struct server *s;
@@ -133,17 +133,21 @@ static void carry_out(struct loop *l, struct node_effect *fx) {
     }
 }
 
-/* What disks and followers wait for goes first, then the answers to clients; what goes to one
- * connection goes at once. */
+/* Who waits most goes first: disks and followers for blocks, then clients for answers, then the
+ * rest, such as news of the commit. */
+static int urgency(const struct node_effect *fx) {
+    if (fx->type == NODE_FX_REPLY) return 1;
+    return fx->type == NODE_FX_SEND && fx->msg.blocks.size_bytes == 0 ? 2 : 0;
+}
+
+/* What goes to one connection goes at once. */
 static void carry_out_all(struct loop *l) {
-    rpc_batch_begin();
-    for (size_t i = 0; i < l->fx.n; i++)
-        if (l->fx.items[i].type != NODE_FX_REPLY) carry_out(l, &l->fx.items[i]);
-    rpc_batch_end();
-    rpc_batch_begin();
-    for (size_t i = 0; i < l->fx.n; i++)
-        if (l->fx.items[i].type == NODE_FX_REPLY) carry_out(l, &l->fx.items[i]);
-    rpc_batch_end();
+    for (int pass = 0; pass < 3; pass++) {
+        rpc_batch_begin();
+        for (size_t i = 0; i < l->fx.n; i++)
+            if (urgency(&l->fx.items[i]) == pass) carry_out(l, &l->fx.items[i]);
+        rpc_batch_end();
+    }
     node_effects_clear(&l->fx);
 }
 
@@ -202,7 +206,9 @@ static void turn(struct loop *l) {
     struct server *s = l->s;
     uint64_t since = clock_mono_ms() - l->ticked_ms;
     uint64_t wait_ms = since >= TICK_MS ? 0 : TICK_MS - since;
+    if (wait_ms > HELD_MS && node_wants_pump(s->node)) wait_ms = HELD_MS;
     struct event *e = (struct event *)(void *)queue_take(&s->events, wait_ms);
+    bool quiet = e == NULL;
     peers_resume(s);
     uint64_t now_ms = clock_mono_ms(), wall_us = clock_wall_us();
     while (e) {
@@ -211,7 +217,7 @@ static void turn(struct loop *l) {
         event_free(e);
         e = next;
     }
-    if (now_ms - l->ticked_ms >= TICK_MS) tick(l);
+    if (quiet || now_ms - l->ticked_ms >= TICK_MS) tick(l);
     node_pump(s->node, &l->fx);
     carry_out_all(l);
     if (l->publish || now_ms - l->published_ms >= PUBLISH_MS) publish(l, now_ms);

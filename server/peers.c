@@ -147,8 +147,10 @@ void peers_tick(struct server *s, uint64_t now_ms, struct node_effects *fx) {
     }
 }
 
+/* A refusal comes again with each new stream; it is told once, like an address that is silent. */
 static void tell_down(struct link *link, replog_status status, const char *text) {
-    if (link->told == status && !link->up) return;
+    bool again = !link->up || status == REPLOG_FAILED_PRECONDITION;
+    if (link->told == status && again) return;
     link->told = status;
     enum log_level level = status == REPLOG_UNAVAILABLE && !link->up ? LOG_INFO : LOG_WARN;
     log_line(level, "peer=%" PRIu64 " %s: %s %s", link->id, link->up ? "lost" : "not reached",

@@ -23,7 +23,9 @@ static bool link_item(struct queue *q, struct queue_item *item) {
     *q->tail = item;
     q->tail = &item->next;
     q->size_bytes += item->cost_bytes;
-    return q->waiting;
+    bool wake = q->waiting;
+    q->waiting = false; /* one wake is enough */
+    return wake;
 }
 
 size_t queue_put(struct queue *q, struct queue_item *item) {

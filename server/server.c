@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/check.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -167,14 +166,6 @@ static replog_status open_node(struct server *s, replog_error *err) {
     return REPLOG_OK;
 }
 
-/* The one FileDescriptorProto in a serialised FileDescriptorSet. */
-static struct slice only_file(const uint8_t *set, size_t size_bytes) {
-    struct pb_reader r = {.data = set, .end = set + size_bytes};
-    struct pb_field f;
-    CHECK(pb_next(&r, &f) && f.number == 1 && f.wire_type == 2);
-    return f.bytes;
-}
-
 static replog_status start_rpc(struct server *s, replog_error *err) {
     static struct rpc_method log_methods[] = {
         {"OpenSession", false, false, {0}}, {"Append", false, false, {0}},
@@ -185,7 +176,8 @@ static replog_status start_rpc(struct server *s, replog_error *err) {
     static struct rpc_method peer_methods[] = {{"Exchange", true, true, {0}},
                                                {"Inspect", false, false, {0}}};
     static struct rpc_service services[2];
-    static struct slice files[2];
+    static const struct slice files[] = {{replog_descriptor_set, sizeof replog_descriptor_set},
+                                         {peer_descriptor_set, sizeof peer_descriptor_set}};
     const struct rpc_handlers *handlers[] = {
         &open_session_handlers, &append_handlers,     &append_stream_handlers, &read_handlers,
         &get_handlers,          &checkpoint_handlers, &truncate_handlers,      &status_handlers};
@@ -200,8 +192,6 @@ static replog_status start_rpc(struct server *s, replog_error *err) {
                                        .methods = peer_methods,
                                        .n_methods = 2,
                                        .user = s};
-    files[0] = only_file(replog_descriptor_set, sizeof replog_descriptor_set);
-    files[1] = only_file(peer_descriptor_set, sizeof peer_descriptor_set);
     struct rpc_server_options options = {.listen = s->options.listen,
                                          .max_connections = (uint32_t)s->options.max_connections,
                                          .send_queue_bytes = SEND_QUEUE_BYTES,

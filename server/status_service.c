@@ -10,14 +10,15 @@
 #include "server/reader_pool.h"
 #include "server/services.h"
 
-enum { ASK_MS = 1000, MAX_STATUS_CALLS = 64, UNPACK_BUDGET = 64 << 10 };
+/* Both rounds must end well before a client gives up on this node and asks the next one. */
+enum { ASK_MS = 400, MAX_STATUS_CALLS = 64, UNPACK_BUDGET = 64 << 10 };
 
 /* What one member says of itself, and, when it leads, of the others. */
 struct report {
     bool answered;
     char state[16];
     uint64_t id, term, leader, first_seq, last_seq, durable_seq, commit_seq, applied_seq,
-        checkpoint_seq, chain_seq, chain, log_bytes, safe_seq, drop_upto;
+        checkpoint_seq, chain_seq, chain, log_bytes, safe_seq, drop_upto, cluster_id, incarnation;
     unsigned n_views, n_held_by;
     struct node_peer_view views[RAFT_MAX_MEMBERS]; /* id, match, checkpoint, applied, lag */
     uint64_t held_by[RAFT_MAX_MEMBERS];
@@ -34,6 +35,7 @@ static const char *state_text(struct server *s, const struct node_snapshot *v) {
 static void report_self(struct server *s, struct report *out) {
     struct node_snapshot v;
     server_view(s, &v);
+    struct wal_identity identity = wal_identity(s->wal);
     *out = (struct report){.answered = true,
                            .id = s->options.id,
                            .term = v.term,
@@ -46,7 +48,9 @@ static void report_self(struct server *s, struct report *out) {
                            .checkpoint_seq = v.checkpoint_seq,
                            .log_bytes = v.bytes_appended,
                            .safe_seq = v.safe_seq,
-                           .drop_upto = v.drop_upto};
+                           .drop_upto = v.drop_upto,
+                           .cluster_id = identity.cluster_id,
+                           .incarnation = identity.incarnation};
     (void)snprintf(out->state, sizeof out->state, "%s", state_text(s, &v));
     if (v.role != RAFT_LEADER) return;
     out->n_views = v.n_peers;
@@ -90,6 +94,8 @@ static void inspect_send(struct rpc_call *call, struct report *r) {
     reply.log_bytes = r->log_bytes;
     reply.safe_seq = r->safe_seq;
     reply.drop_upto = r->drop_upto;
+    reply.cluster_id = r->cluster_id;
+    reply.incarnation = r->incarnation;
     for (unsigned i = 0; i < r->n_views; i++) {
         Replog__V1__MemberView one = REPLOG__V1__MEMBER_VIEW__INIT;
         one.id = r->views[i].id;
@@ -182,7 +188,9 @@ static void report_decode(const Replog__V1__InspectReply *m, struct report *out)
                        .chain = m->chain,
                        .log_bytes = m->log_bytes,
                        .safe_seq = m->safe_seq,
-                       .drop_upto = m->drop_upto};
+                       .drop_upto = m->drop_upto,
+                       .cluster_id = m->cluster_id,
+                       .incarnation = m->incarnation};
     (void)snprintf(r.state, sizeof r.state, "%s", m->state);
     for (size_t i = 0; i < m->n_members && i < RAFT_MAX_MEMBERS; i++) {
         const Replog__V1__MemberView *v = m->members[i];
@@ -196,6 +204,19 @@ static void report_decode(const Replog__V1__InspectReply *m, struct report *out)
         r.held_by[r.n_held_by++] = m->held_by[i];
     }
     *out = r;
+}
+
+/* Did that member answer, as this node knows it? Not so: another one at its address, a directory
+ * of another cluster, or one that was wiped and came back with another incarnation. Their figures
+ * say nothing of this log. */
+static bool is_of_member(const struct status_op *op, const struct config_member *member,
+                         const struct report *r) {
+    const struct node_snapshot *v = &op->view;
+    if (r->id != member->id) return false;
+    if (v->founding == WAL_FOUNDED && r->incarnation != member->incarnation) return false;
+    /* a founding member may be a moment behind the others */
+    uint64_t ours = v->founding == WAL_AGREED ? config_cluster_id(&v->config) : v->cluster_id;
+    return r->cluster_id == 0 || r->cluster_id == ours;
 }
 
 static void status_step(struct status_op *op);
@@ -213,7 +234,7 @@ static void ask_message(struct rpc_call *call, const uint8_t *bytes, size_t size
     struct report fresh;
     report_decode((const Replog__V1__InspectReply *)(void *)m, &fresh);
     protobuf_c_message_free_unpacked(m, NULL);
-    if (fresh.id != ask->op->members.members[ask->index].id) return;
+    if (!is_of_member(ask->op, &ask->op->members.members[ask->index], &fresh)) return;
     if (ask->op->chains) { /* what was said at first stays; the chain belongs to it */
         report->chain_seq = fresh.chain_seq;
         report->chain = fresh.chain;

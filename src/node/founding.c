@@ -42,7 +42,6 @@ static void refuse(struct node_effects *fx, uint64_t stream, const char *text) {
     struct node_effect *e = fx_add(fx, NODE_FX_REFUSE);
     e->stream = stream;
     snprintf(e->text, sizeof e->text, "%s", text);
-    log_warn("peer refused: %s", text);
 }
 
 /* Why the sender is not welcome; false: it is. */

@@ -218,6 +218,7 @@ static void check_stall(struct node *n, struct node_effects *fx) {
 }
 
 static void tick(struct node *n, struct node_effects *fx) {
+    n->apply_due = true;
     founding_advance(n, fx);
     raft_simple(n, (struct raft_event){.type = RAFT_EV_TICK, .now_ms = n->now_ms}, fx);
     check_stall(n, fx);
@@ -349,6 +350,12 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
     }
 }
 
+/* The store follows in slices: at every tick, when much has gathered, or when a reader waits for
+ * it. Nobody's acknowledgement does, and each slice costs the processor as much as an append. */
+static bool apply_is_due(const struct node *n) {
+    return n->apply_due || n->n_reads > 0 || n->unapplied_bytes >= NODE_APPLY_BYTES;
+}
+
 void node_pump(struct node *n, struct node_effects *fx) {
     if (n->fatal) return;
     if (n->raft) {
@@ -358,15 +365,23 @@ void node_pump(struct node *n, struct node_effects *fx) {
         uint64_t commit = raft_commit(n->raft), durable = raft_persisted(n->raft);
         uint64_t safe = commit < durable ? commit : durable;
         tail_evict(&n->tail, n->options.tail_bytes, safe);
-        if (safe > n->apply_sent) {
+        if (safe > n->apply_sent && apply_is_due(n)) {
             fx_add(fx, NODE_FX_APPLY)->seq = safe;
             n->apply_sent = safe;
+            n->unapplied_bytes = 0;
         }
+        n->apply_due = false;
     }
     if (n->publish) {
         fx_add(fx, NODE_FX_PUBLISH);
         n->publish = false;
     }
+}
+
+bool node_wants_pump(const struct node *n) {
+    for (unsigned i = 0; i < n->n_peers; i++)
+        if (n->peers[i].heartbeat_held) return true;
+    return false;
 }
 
 /* ---- What others may know -------------------------------------------------------------------- */

@@ -157,6 +157,8 @@ void node_close(struct node *node);
  * node_pump, which the shell calls after each bunch of events: that is the group commit. */
 void node_step(struct node *node, const struct node_event *event, struct node_effects *fx);
 void node_pump(struct node *node, struct node_effects *fx);
+/* Whether something is held back for a moment: the next TICK and pump must come within 2 ms. */
+bool node_wants_pump(const struct node *node);
 
 /* What others may know of this node; copied by the shell for other threads. */
 struct node_peer_view {

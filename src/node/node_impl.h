@@ -22,7 +22,9 @@ enum {
     NODE_MAX_INFLIGHT_MESSAGES = 256, /* with blocks, to one follower */
     NODE_DEFAULT_DEADLINE_MS = 10000,
     NODE_ASK_AGAIN_MS = 150,
-    NODE_RAFT_QUEUE = 8
+    NODE_RAFT_QUEUE = 8,
+    NODE_APPLY_BYTES = 256 << 10,
+    NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
 };
 
 /* One other member. */
@@ -44,8 +46,10 @@ struct node_peer {
     unsigned inflight_head, n_inflight;
     bool feed_pending;   /* the reader thread is at it */
     uint64_t ticket;     /* of the newest FEED; answers to older ones are dropped */
-    bool heartbeat_held; /* a heartbeat that the next blocks, or pump, will carry */
+    bool heartbeat_held; /* a heartbeat that the next blocks, or a pump, will carry */
     struct raft_msg heartbeat;
+    uint64_t held_since_ms;
+    uint64_t told_round; /* newest round that went out; an older one held only tells the commit */
 };
 
 /* An append (or session) that waits for its acknowledgement. Each queue is sorted by last_seq. */
@@ -124,7 +128,9 @@ struct node {
     unsigned n_admin;
 
     uint64_t applied_seq, apply_sent;
-    uint64_t checkpoint_seq; /* the store here durably holds all up to it */
+    uint64_t unapplied_bytes; /* committed since the last APPLY, about */
+    bool apply_due;           /* a tick has passed since */
+    uint64_t checkpoint_seq;  /* the store here durably holds all up to it */
     bool flush_pending;
     uint64_t bytes_since_flush, last_flush_ms;
     uint64_t flush_wanted; /* flush until checkpoint_seq reaches it */

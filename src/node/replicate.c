@@ -115,6 +115,7 @@ static void accept(struct node *n, const struct raft_effect *e, const struct inc
             fx_fatal(n, fx, "no memory for the log's tail");
             return;
         }
+        n->pending_bytes += h->length;
     }
 }
 
@@ -140,6 +141,7 @@ static void cut(struct node *n, const struct raft_effect *e, struct node_effects
     n->logged_marker = n->committed_marker;
     for (size_t i = 0; i < n->n_markers; i++)
         if (n->markers[i].op == REPLOG_OP_CHECKPOINT) n->logged_marker = n->markers[i].checkpoint;
+    n->pending_bytes = tail_bytes_above(&n->tail, raft_commit(n->raft));
     replicate_writes(n, fx);
     struct node_effect *out = fx_add(fx, NODE_FX_CUT);
     out->seq = e->seq;
@@ -159,7 +161,9 @@ static void committed(struct node *n, uint64_t seq, struct node_effects *fx) {
         memmove(n->markers, n->markers + done, n->n_markers * sizeof *n->markers);
     }
     if (sessions) session_evict(n->sessions, seq, NULL, NULL);
-    n->pending_bytes = tail_bytes_above(&n->tail, seq);
+    uint64_t still_pending = tail_bytes_above(&n->tail, seq);
+    if (still_pending < n->pending_bytes) n->unapplied_bytes += n->pending_bytes - still_pending;
+    n->pending_bytes = still_pending;
     n->publish = true;
     append_settle(n, fx);
     reads_settle(n, fx);
@@ -215,7 +219,8 @@ static void send(struct node *n, const struct raft_msg *msg, struct node_effects
     struct node_peer *p = node_find_peer(n, msg->to);
     if (!p) return;
     if (msg->type == RAFT_APPEND && p->streaming) {
-        /* Blocks that go out in this pump carry commit and round as well. */
+        /* Blocks that go out soon carry commit and round as well. */
+        if (!p->heartbeat_held) p->held_since_ms = n->now_ms;
         p->heartbeat = *msg;
         p->heartbeat_held = true;
         return;
@@ -381,6 +386,7 @@ static void send_blocks(struct node *n, struct node_peer *p, struct node_bytes b
     p->inflight_bytes += blocks.size_bytes;
     p->next_seq = last_seq + 1;
     p->heartbeat_held = false;
+    p->told_round = msg.raft.round;
     fx_send(n, fx, p, &msg);
     struct raft_event sent = {.type = RAFT_EV_SENT, .peer = p->id, .seq = last_seq};
     replicate_event(n, &sent, NULL, fx);
@@ -423,7 +429,10 @@ void replicate_feed(struct node *n, struct node_effects *fx) {
         struct node_peer *p = &n->peers[i];
         feed(n, p, fx);
         if (!p->heartbeat_held) continue;
+        bool only_commit = p->heartbeat.round == p->told_round;
+        if (only_commit && n->now_ms - p->held_since_ms < NODE_COMMIT_NEWS_MS) continue;
         p->heartbeat_held = false;
+        p->told_round = p->heartbeat.round;
         struct peer_msg msg = {.kind = PEER_RAFT, .raft = p->heartbeat};
         fx_send(n, fx, p, &msg);
     }

@@ -72,7 +72,8 @@ struct raft_msg {
     uint64_t seq, seq_term;
     /* APPEND: the leader's commit; APPEND_REPLY: the follower's. */
     uint64_t commit_seq;
-    /* APPEND: number of the leader's round, echoed in the reply (check-quorum, read index). */
+    /* APPEND: number of the leader's round, echoed in the reply (check-quorum, read index). An
+     * empty APPEND of a round that was heard before is not answered when it matches. */
     uint64_t round;
     /* *_REPLY: granted / accepted. An APPEND_REPLY that accepts has seq = the last seq that is
      * durable there and known to match, and in seq_term (which is no term then) the last seq that

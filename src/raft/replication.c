@@ -315,6 +315,7 @@ void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effect
     raft_become_follower(r, m->from, fx);
     r->leader_heard_ms = r->now_ms;
     r->hurry = 0;
+    bool repeats = m->n_entries == 0 && m->round <= r->leader_round;
     r->leader_round = max_u64(r->leader_round, m->round);
     raft_reset_election_timer(r);
     if (!position_matches(r, m)) {
@@ -334,5 +335,7 @@ void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effect
         r->commit = commit;
         raft_fx_push(fx, RAFT_FX_COMMIT)->seq = commit;
     }
-    if (!accepted) send_accept(r, m->round, fx); /* else when they are durable */
+    /* Blocks are answered when they are durable. A message without any, of a round that was heard
+     * before, only tells the commit: its round is answered already, or will be with the blocks. */
+    if (!accepted && !repeats) send_accept(r, m->round, fx);
 }

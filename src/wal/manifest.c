@@ -116,13 +116,16 @@ replog_status manifest_load(const struct disk *disk, const char *dir, struct man
     if (status) return status;
     size_t got = 0;
     uint8_t *data = malloc(MAX_BYTES + 1);
-    if (!data)
+    if (!data) {
         status = error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to read %s", path.text);
-    if (!status) status = disk->read(file, data, MAX_BYTES + 1, 0, &got, err);
+        goto out;
+    }
+    status = disk->read(file, data, MAX_BYTES + 1, 0, &got, err);
     if (!status && got > MAX_BYTES)
         status = error_set(err, REPLOG_DATA_LOSS, "%s: offset %d: the file is too long", path.text,
                            MAX_BYTES);
     if (!status) status = decode(data, got, path.text, manifest, err);
+out:
     free(data);
     disk->close(file);
     return status;

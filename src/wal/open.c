@@ -192,8 +192,8 @@ struct opening {
     struct listing found;
     struct candidate *candidates;
     size_t n;
-    size_t first;                /* the first candidate that exists for the log; n: none */
-    struct wal_segment **reseal; /* segments whose seal must be written again */
+    size_t first;   /* the first candidate that exists for the log; n: none */
+    size_t *reseal; /* of wal->segments: those whose seal must be written again */
     size_t n_reseal;
     struct disk_file *last_file; /* of the last segment, while it is judged */
     struct rescan last;
@@ -348,8 +348,9 @@ static replog_status open_segment(struct opening *o, const struct wal_segment *s
 }
 
 /* A segment with a successor: it ends where the successor begins. */
-static replog_status judge_inner(struct opening *o, struct wal_segment *segment,
-                                 const struct wal_pos *target, replog_error *err) {
+static replog_status judge_inner(struct opening *o, size_t index, replog_error *err) {
+    struct wal_segment *segment = o->wal->segments[index];
+    const struct wal_pos *target = &o->wal->segments[index + 1]->header.prev;
     struct disk_file *file = NULL;
     replog_status status = open_segment(o, segment, false, &file, err);
     if (status) return status;
@@ -361,7 +362,7 @@ static replog_status judge_inner(struct opening *o, struct wal_segment *segment,
                                 .runs = &o->wal->runs};
         status = wal_rescan(o->wal, &rescan, err);
         segment->sealed = true;
-        if (!status) o->reseal[o->n_reseal++] = segment;
+        if (!status) o->reseal[o->n_reseal++] = index;
     }
     o->wal->disk->close(file);
     return status;
@@ -399,14 +400,13 @@ static replog_status judge_last(struct opening *o, struct wal_segment *segment, 
 static replog_status judge_segments(struct opening *o, replog_error *err) {
     struct wal *wal = o->wal;
     const struct wal_pos *base = &wal->manifest.base;
-    o->reseal = calloc(o->n + 1, sizeof(void *));
+    o->reseal = calloc(o->n + 1, sizeof *o->reseal);
     if (!o->reseal)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for %zu segments", o->n);
     replog_status status = REPLOG_OK;
     for (size_t i = o->first; i < o->n && !status; i++)
         if (!o->candidates[i].gone) status = add_segment(wal, &o->candidates[i], err);
-    for (size_t i = 0; i + 1 < wal->n_segments && !status; i++)
-        status = judge_inner(o, wal->segments[i], &wal->segments[i + 1]->header.prev, err);
+    for (size_t i = 0; i + 1 < wal->n_segments && !status; i++) status = judge_inner(o, i, err);
     if (!status && wal->n_segments) status = judge_last(o, wal->segments[wal->n_segments - 1], err);
     if (status) return status;
     wal->tail = wal->n_segments ? wal->segments[wal->n_segments - 1]->last : *base;
@@ -513,7 +513,7 @@ static replog_status reseal(struct opening *o, replog_error *err) {
     const struct disk *disk = o->wal->disk;
     replog_status status = REPLOG_OK;
     for (size_t i = 0; i < o->n_reseal && !status; i++) {
-        struct wal_segment *segment = o->reseal[i];
+        struct wal_segment *segment = o->wal->segments[o->reseal[i]];
         struct disk_file *file = NULL;
         struct rescan rescan = {.segment = segment, .index = &o->scratch};
         struct wal_pos target = segment->last;

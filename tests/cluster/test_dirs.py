@@ -43,6 +43,12 @@ def test_a_wiped_directory_under_its_old_id_is_refused_by_name(t):
          "status does not count it as online")
     said = wiped.log() + "".join(n.log() for n in c.others(wiped))
     check("incarnation" in said.lower(), f"the log names the reason: {said[-800:]}")
+    for node in c.others(wiped):  # each try is refused; that is told once
+        refusals = wiped.log().count(f"peer={node.id} lost: FAILED_PRECONDITION")
+        check(refusals <= 1, f"told {refusals} times that member {node.id} refuses")
+        member = c.member(wiped.id, c.status(at=node))
+        equal(member["state"], "unreachable", "its state")
+        check(member["match_seq"] > 0, f"what was known of it: {member}")
     # It counts for nothing: with one more member away there is no majority.
     other = next(n for n in c.others(wiped) if n is not c.leader(among=c.others(wiped)))
     c.append("k", "two of three are enough")

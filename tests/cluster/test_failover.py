@@ -178,6 +178,36 @@ def test_a_node_that_hangs_does_not_hold_up_a_client_that_knows_others(t):
     hung.resume()
 
 
+def test_status_with_a_hung_member_is_quick_from_any_list_of_endpoints(t):
+    c = t.cluster(3)
+    hung = c.others(c.leader())[0]
+    c.append("k", "v")
+    c.wait_equal()
+    hung.pause()
+    for endpoints in 4 * [[hung] + c.others(hung), c.others(hung) + [hung]]:  # it begins anywhere
+        result = c.cli("status", at=",".join(n.address for n in endpoints), call_ms=2000).ok()
+        print(f"{result.seconds:.2f} s")
+        members = {m["id"]: m for m in result.json[0]["members"]}
+        equal((members[hung.id]["online"], members[hung.id]["state"]), (False, "unreachable"), "hung")
+        check(members[hung.id]["match_seq"] > 0, f"what was known of it: {members[hung.id]}")
+        check(all(members[n.id]["online"] for n in c.others(hung)), f"the others: {members}")
+    hung.resume()
+
+
+def test_the_log_tells_of_roles_and_lost_connections_once(t):
+    c = t.cluster(3)
+    leader = c.leader()
+    c.append("k", "v")
+    leader.kill()
+    c.leader(among=c.others(leader))
+    leader.start()
+    c.wait_equal()
+    for node in c.nodes:
+        lines = [line.split(" ", 2)[2] for line in node.log().splitlines() if " role=" in line]
+        check(lines and len(lines) == len(set(lines)), f"each change of role once: {lines}")
+        check("refused by" not in node.log(), f"a lost connection refuses nothing: {node.log()}")
+
+
 def test_random_faults_with_two_clients(t):
     """Kills and stops of any node, alone or two at once, with checkpoints in between."""
     seed = int(os.environ.get("REPLOG_TEST_SEED") or time.time())

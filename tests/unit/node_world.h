@@ -54,7 +54,7 @@ struct world {
     struct node_options options; /* for nodes that start */
     uint32_t segment_bytes;
     uint64_t acked_below; /* what the appends say */
-    char refused[240]; /* the last refusal */
+    char refused[240];    /* the last refusal */
 };
 
 struct world *world_new(unsigned n_nodes, uint64_t seed);
