@@ -26,7 +26,7 @@ const char help_bench[] =
     "      --batch N     records in one append; more than 1: an atomic batch (default 1)\n"
     "      --inflight N  appends in flight, 1 to 1024 (default 64)\n"
     "      --seconds S   how long to count (default 5)\n"
-    "      --ack LEVEL   leader, quorum (default) or all\n"
+    "      --ack LEVEL   leader, quorum (default) or all (which travels one at a time)\n"
     "      --keyed       records with keys, which every node's store takes in too; without it "
     "plain\n"
     "                    entries\n"

@@ -124,6 +124,7 @@ struct rpc_channel *client_channel_locked(replog_client *c, int endpoint, replog
 
 bool client_endpoint_failed_locked(replog_client *c, const struct client_call *call) {
     struct client_endpoint *e = &c->endpoints[call->endpoint];
+    c->last_failure_status = call->status;
     snprintf(c->last_failure, sizeof c->last_failure, "%.200s: %s: %.200s", e->address,
              replog_status_name(call->status), call->text);
     if (call->status == REPLOG_UNAVAILABLE && (!e->channel || !rpc_channel_connected(e->channel))) {

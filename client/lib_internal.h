@@ -144,6 +144,7 @@ struct replog_client {
     int leader;       /* the best guess; -1: none */
     bool leader_sure; /* it said so itself, and no call to it has failed since */
     uint64_t rng;
+    replog_status last_failure_status;
     char last_failure[480]; /* for the sentence of a DEADLINE_EXCEEDED */
 
     struct client_lane lanes[2];

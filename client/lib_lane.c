@@ -142,7 +142,8 @@ static size_t overdue_locked(struct client_lane *lane, struct client_append *a, 
     replog_client *c = lane->client;
     bool never_sent = !a->maybe && position >= lane->cursor;
     if (!a->done) {
-        bool full = never_sent && a->full;
+        /* Full may be what the session could not be opened for. */
+        bool full = never_sent && (a->full || c->last_failure_status == REPLOG_RESOURCE_EXHAUSTED);
         replog_status status = full ? REPLOG_RESOURCE_EXHAUSTED : REPLOG_DEADLINE_EXCEEDED;
         client_append_fail(a, status, "not answered within %u ms%s%s%s", a->timeout_ms,
                            never_sent ? ", nothing was appended" : ", outcome unknown",

@@ -162,7 +162,7 @@ read_more=()
 append_file() {
     local start
     start=$(now_ms)
-    replog -e "$endpoints" --json --timeout 60000 append --file "$1" --batch 100 \
+    "$bin/replog" -e "$endpoints" --json --timeout 60000 append --file "$1" --batch 100 \
         >"$dir/$2.json" 2>"$logs/$2.log" || fail "append of $1 ended with status $?"
     took=$(seconds_since "$start")
     first=$(head -n 1 "$dir/$2.json" | field first_seq)
@@ -200,7 +200,7 @@ fi
 
 step "building with optimisation"
 if [ -n "$build" ]; then
-    bin=$(cd "$build" 2>/dev/null && pwd)/bin
+    bin=$(cd "$build" 2>/dev/null && pwd)/bin || fail "--build $build: no such directory"
 else
     bin=$root/build/bin
     build_log=$(mktemp)

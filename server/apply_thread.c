@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "server/thread.h"
 
-enum { SLICE_BYTES = 1 << 20, SPACE_TRIES = 20, SPACE_WAIT_MS = 250 };
+enum { SLICE_BYTES = 1 << 20, SPACE_WAIT_MS = 250, SPACE_TOLD_EVERY = 240 };
 
 struct apply_thread {
     struct server *s;
@@ -20,24 +20,29 @@ struct apply_thread {
     uint64_t counted_bytes; /* of apply_bytes, already told; this thread only */
 };
 
-/* A full disk may be over soon; what the store lost of its background work only a reopened one gets
- * back, so in the end the process stops and replays. */
-static void wait_or_stop(const char *what, unsigned tries, replog_status st,
-                         const replog_error *err) {
-    if (st != REPLOG_RESOURCE_EXHAUSTED || tries >= SPACE_TRIES) {
+/* Waits a moment after a failure. A full disk is waited for, however long it takes: RocksDB holds
+ * what it has in memory, and goes on by itself a few seconds after there is space. Anything else
+ * stops the process. False: the node is stopping. */
+static bool wait_for_space(struct apply_thread *a, const char *what, uint64_t tries,
+                           replog_status st, const replog_error *err) {
+    if (st != REPLOG_RESOURCE_EXHAUSTED)
         server_fatal("%s: %s; start again to replay from the last checkpoint", what, err->text);
-    }
-    if (tries == 0) log_warn("%s: %s; trying again", what, err->text);
-    (void)nanosleep(&(struct timespec){.tv_nsec = SPACE_WAIT_MS * 1000000L}, NULL);
+    if (tries % SPACE_TOLD_EVERY == 0) log_warn("%s: %s; waiting for space", what, err->text);
+    struct timespec until = deadline_after_ms(SPACE_WAIT_MS);
+    (void)pthread_mutex_lock(&a->lock);
+    while (!a->stop && pthread_cond_timedwait(&a->wanted, &a->lock, &until) == 0) continue;
+    bool go_on = !a->stop;
+    (void)pthread_mutex_unlock(&a->lock);
+    return go_on;
 }
 
 static void apply_slice(struct apply_thread *a, uint64_t target_seq) {
     replog_error err;
     uint64_t applied = 0;
-    for (unsigned tries = 0;; tries++) {
+    for (uint64_t tries = 0;; tries++) {
         replog_status st = apply_run(a->s->applier, target_seq, SLICE_BYTES, &applied, &err);
         if (st == REPLOG_OK) break;
-        wait_or_stop("replay failed", tries, st, &err);
+        if (!wait_for_space(a, "replay", tries, st, &err)) return;
     }
     uint64_t bytes = apply_bytes(a->s->applier);
     server_post(a->s, &(struct node_event){.type = NODE_EV_APPLIED,
@@ -49,10 +54,10 @@ static void apply_slice(struct apply_thread *a, uint64_t target_seq) {
 static void flush_store(struct apply_thread *a) {
     replog_error err;
     uint64_t checkpoint = 0, start_ms = clock_mono_ms();
-    for (unsigned tries = 0;; tries++) {
+    for (uint64_t tries = 0;; tries++) {
         replog_status st = apply_flush(a->s->applier, &checkpoint, &err);
         if (st == REPLOG_OK) break;
-        wait_or_stop("the store cannot be made durable", tries, st, &err);
+        if (!wait_for_space(a, "making the store durable", tries, st, &err)) return;
     }
     log_debug("store flushed checkpoint_seq=%" PRIu64 " ms=%" PRIu64, checkpoint,
               clock_mono_ms() - start_ms);

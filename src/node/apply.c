@@ -245,7 +245,7 @@ replog_status apply_open(struct wal *wal, struct store *store, struct applier **
     if (a->applied < base) {
         status = error_set(err, REPLOG_DATA_LOSS,
                            "the store holds records up to %llu only, but the log begins at %llu: "
-                           "the store was lost; this member must be removed and added anew",
+                           "the store was lost, and members cannot be replaced yet",
                            (unsigned long long)a->applied, (unsigned long long)base + 1);
         goto out;
     }

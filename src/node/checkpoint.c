@@ -113,10 +113,9 @@ static void answer_truncate(struct node *n, struct admin_wait *w, struct node_ef
 }
 
 /* true: answered. */
-static bool advance_checkpoint(struct node *n, struct admin_wait *w, bool overdue,
-                               struct node_effects *fx) {
+static bool advance_checkpoint(struct node *n, struct admin_wait *w, struct node_effects *fx) {
     if (w->marker_seq == 0) {
-        if ((online_checkpoint(n) < w->target && !overdue) || n->in_step) return false;
+        if (online_checkpoint(n) < w->target || n->in_step) return false;
         w->marker_seq = write_marker(n, fx);
         return false;
     }
@@ -132,10 +131,11 @@ static bool advance_truncate(struct node *n, struct admin_wait *w, bool overdue,
     const struct checkpoint_marker *m = &n->committed_marker;
     bool remembered = m->drop_upto >= w->target;
     if (!remembered) return false;
-    bool online_done = online_checkpoint(n) >= w->target;
-    bool held = safe_seq(n) < w->target;
-    bool dropped = m->safe_seq >= w->target && n->truncate_done >= w->target;
-    if (!(online_done && held) && !dropped && w->target > n->base.seq && !overdue) return false;
+    /* Done, or as far as the members that are away let it be. */
+    uint64_t possible = min_u64(safe_seq(n), w->target);
+    bool flushed = online_checkpoint(n) >= w->target;
+    bool dropped = m->safe_seq >= possible && n->truncate_done >= possible;
+    if (!(flushed && dropped) && !overdue) return false;
     answer_truncate(n, w, fx);
     return true;
 }
@@ -151,8 +151,8 @@ static void advance_waits(struct node *n, struct node_effects *fx) {
             continue;
         }
         bool overdue = n->now_ms - w->started_ms >= ADMIN_WAIT_MS;
-        bool done = w->truncate ? advance_truncate(n, w, overdue, fx)
-                                : advance_checkpoint(n, w, overdue, fx);
+        bool done =
+            w->truncate ? advance_truncate(n, w, overdue, fx) : advance_checkpoint(n, w, fx);
         if (done)
             n->admin[i] = n->admin[--n->n_admin];
         else

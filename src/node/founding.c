@@ -68,7 +68,8 @@ static bool unwelcome(const struct node *n, const struct peer_hello *h, char *te
         snprintf(text, size,
                  "member %" PRIu64 " comes with incarnation %016" PRIx64
                  ", the cluster knows it as %016" PRIx64
-                 ": its directory was wiped or replaced; it must be removed and added anew",
+                 ": its directory was wiped or replaced, and members cannot be replaced yet; the "
+                 "others go on without it",
                  h->from, h->incarnation, m->incarnation);
     else
         return false;

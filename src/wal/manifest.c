@@ -82,8 +82,8 @@ static replog_status decode(const uint8_t *data, size_t size, const char *path,
                          get_u32(data + 16), size);
     if (get_u64(data) != hash64(data + 8, size - 8))
         return error_set(err, REPLOG_DATA_LOSS,
-                         "%s: offset 0: the hash does not fit the content; restore the directory "
-                         "from a backup or re-seed this member",
+                         "%s: offset 0: the hash does not fit the content; it is not "
+                         "repaired, for it holds what nothing else holds",
                          path);
     struct cursor c = {data, size, 20, false};
     struct manifest m = {0};

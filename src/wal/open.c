@@ -118,8 +118,8 @@ static replog_status check_stray_vote(const struct wal *wal, replog_error *err) 
     if (status == REPLOG_DATA_LOSS) return REPLOG_OK;
     if (!status && vote.vote.term)
         status = error_set(err, REPLOG_FAILED_PRECONDITION,
-                           "%s holds a vote of term %" PRIu64 ", and MANIFEST is missing: restore "
-                           "the directory or re-seed this member",
+                           "%s holds a vote of term %" PRIu64 ", and MANIFEST is missing: this is "
+                           "not a new directory, and not a whole one",
                            path.text, vote.vote.term);
     return status;
 }
@@ -164,8 +164,8 @@ static replog_status load_identity(struct wal *wal, const struct wal_options *op
                          wal->dir, identity->member_id, options->member_id);
     if (!found->vote)
         return error_set(err, REPLOG_FAILED_PRECONDITION,
-                         "%s/VOTE is missing: term and vote are not guessed; restore the file or "
-                         "re-seed this member",
+                         "%s/VOTE is missing: term and vote are not guessed, and this member must "
+                         "not vote without them",
                          wal->dir);
     struct wal_path path;
     wal_file_path(wal, "VOTE", &path);

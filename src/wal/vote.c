@@ -77,7 +77,7 @@ replog_status vote_load(const struct disk *disk, const char *path, bool read_onl
     if (!valid[0] && !valid[1]) {
         status = error_set(err, REPLOG_DATA_LOSS,
                            "%s: offset 0 and offset %d: both copies of term and vote are damaged; "
-                           "this member must not vote again: restore or re-seed it",
+                           "they are not guessed, and this member must not vote again",
                            path, SLOT_BYTES);
         goto out;
     }

@@ -49,6 +49,28 @@ def fill_until_refused(t, c, node, disk):
     check(False, f"{acked} appends on a full disk: {free_mib(disk)} MiB free")
 
 
+def test_a_store_on_a_full_disk_waits(t):
+    """Something else takes the last byte: a flush of the store fails, and must not stop the node."""
+    disk = os.path.join(t.dir, "disk")
+    small_disk(disk, 600)
+    c = t.cluster(1, start=False)
+    c[1].dir = os.path.join(disk, "n1")
+    c.start()
+    c.ready()
+    c.append_lines([f"key{i}\t{'v' * 2000}" for i in range(3000)], batch=100)
+    ballast = fill(disk, 0)
+    with open(ballast, "ab", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(b"\0" * 4096)
+    result = c.cli("checkpoint", call_ms=7000)
+    check(result.rc == 1, f"a checkpoint cannot succeed here: {result}")
+    check(c[1].alive(), "the node ended: " + c[1].log()[-300:])
+    equal(c.cli("get", "key7").ok().json[0]["value"], "v" * 2000, "reads go on")
+    os.unlink(ballast)
+    wait(lambda: c.cli("checkpoint", call_ms=3000).rc == 0, 40, "a checkpoint after there is space")
+    c.append("after", "x")
+
+
 def test_a_full_disk_refuses_appends_and_recovers(t):
     disk = os.path.join(t.dir, "disk")
     small_disk(disk, 1024)
