@@ -30,9 +30,9 @@ static void *second_signal(void *arg) {
 }
 
 /* An append passes some fifteen threads on its way. With the default policy each one that wakes the
- * next is preempted by it, on its own processor, before it has done what others wait for; SCHED_BATCH
- * switches that off (measured: p50 of one append 700 -> 580 us, 64 in flight 38 -> 44 k/s on two
- * processors). Refused: nothing is lost but that. */
+ * next is preempted by it, on its own processor, before it has done what others wait for;
+ * SCHED_BATCH switches that off (measured: p50 of one append 700 -> 580 us, 64 in flight 38 -> 44
+ * k/s on two processors). Refused: nothing is lost but that. */
 static void do_not_preempt_each_other(void) {
     struct sched_param none = {0};
     (void)sched_setscheduler(0, SCHED_BATCH, &none); /* inherited by every thread */
