@@ -485,7 +485,7 @@ static replog_status take_flag(int flag, const char *value, bool first_pass, boo
     }
     replog_error why;
     replog_status st = set_option(spec, o, value, &why);
-    return st == REPLOG_OK ? st : error_set(err, st, "--%s", why.text);
+    return st == REPLOG_OK ? st : error_set(err, st, "in the flags: %s", why.text);
 }
 
 enum options_outcome options_parse(int argc, char **argv, struct options *options,

@@ -69,7 +69,7 @@ void log_line(enum log_level level, const char *format, ...) {
     used = add(line, used, ".%03dZ %s ", (int)(now.tv_nsec / 1000000), level_name(level));
     uint64_t id = atomic_load(&member), term = atomic_load(&current_term);
     if (id) used = add(line, used, "member=%" PRIu64 " ", id);
-    if (term) used = add(line, used, "term=%" PRIu64 " ", term);
+    if (id) used = add(line, used, "term=%" PRIu64 " ", term);
     size_t text = used;
     va_list args;
     va_start(args, format);

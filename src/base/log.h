@@ -12,7 +12,7 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 void log_set_level(enum log_level level);
 /* The member id on every line; 0 (the default) leaves it out. */
 void log_set_member(uint64_t member_id);
-/* The term on every line; 0 leaves it out. Callable at any time. */
+/* The term on every line of a member. Callable at any time. */
 void log_set_term(uint64_t term);
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
