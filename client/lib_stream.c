@@ -296,6 +296,7 @@ static void open_ended_locked(struct client_lane *lane, const struct client_call
         retry_locked(lane, client_endpoint_failed_locked(c, call));
         return;
     }
+    lane->client->last_failure_status = REPLOG_OK; /* of before the session: it is over */
     lane->session = session;
     lane->base = 1;
     c->leader = call->endpoint;

@@ -214,7 +214,8 @@ void checkpoint_tick(struct node *n, struct node_effects *fx) {
         n->now_ms - n->last_retention_ms >= RETENTION_EVERY_MS) {
         n->last_retention_ms = n->now_ms;
         uint64_t age_us = n->options.retain_ms * 1000;
-        uint64_t cutoff_us = age_us && n->wall_us > age_us ? n->wall_us - age_us : 0;
+        /* 0 would mean no bound by age: a clock that has not come so far yet makes nothing old. */
+        uint64_t cutoff_us = age_us == 0 ? 0 : n->wall_us > age_us ? n->wall_us - age_us : 1;
         uint64_t upto = wal_retention_seq(n->wal, n->options.retain_bytes, cutoff_us);
         n->drop_wanted = max_u64(n->drop_wanted, min_u64(upto, raft_commit(n->raft)));
         n->flush_wanted = max_u64(n->flush_wanted, n->drop_wanted);

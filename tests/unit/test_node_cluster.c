@@ -234,6 +234,35 @@ static void a_checkpoint_names_what_all_stores_hold(void **state) {
     world_free(w);
 }
 
+/* The first seq after a log of several segments under a retention. */
+static uint64_t first_seq_under_retention(uint64_t retain_bytes, uint64_t retain_ms) {
+    struct world *w = world_new(3, 15);
+    char value[2000];
+    memset(value, 'x', sizeof value - 1);
+    value[sizeof value - 1] = 0;
+    w->options.retain_bytes = retain_bytes;
+    w->options.retain_ms = retain_ms;
+    w->options.checkpoint_ms = 200;
+    world_start_all(w);
+    uint64_t leader = world_leader(w, 10000);
+    for (int i = 0; i < 200; i++) {
+        world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
+        world_run(w, 5);
+    }
+    world_run(w, 6000);
+    uint64_t first = world_snapshot(w, leader).first_seq;
+    world_free(w);
+    return first;
+}
+
+static void retention_drops_what_is_beyond_it_and_nothing_else(void **state) {
+    (void)state;
+    assert_true(first_seq_under_retention(200000, 0) > 1);
+    assert_true(first_seq_under_retention(0, 1000) > 1);
+    assert_int_equal(first_seq_under_retention(1u << 30, 0), 1);
+    assert_int_equal(first_seq_under_retention(0, 60000), 1); /* the clock has not come so far */
+}
+
 static void a_repeated_append_gets_its_first_answer(void **state) {
     (void)state;
     uint64_t leader;
@@ -297,6 +326,7 @@ int main(void) {
         cmocka_unit_test(read_indexes_on_every_node),
         cmocka_unit_test(truncation_waits_for_every_replica),
         cmocka_unit_test(a_checkpoint_names_what_all_stores_hold),
+        cmocka_unit_test(retention_drops_what_is_beyond_it_and_nothing_else),
         cmocka_unit_test(a_repeated_append_gets_its_first_answer),
         cmocka_unit_test(low_space_and_stalls),
     };
