@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@ static void on_message(struct rpc_call *rpc, const uint8_t *bytes, size_t size_b
     pthread_mutex_lock(&c->mu);
     blob_unref(call->reply);
     call->reply = copy;
+    call->no_memory = !copy;
     pthread_mutex_unlock(&c->mu);
 }
 
@@ -116,6 +118,10 @@ static replog_status unpack_reply(const struct client_call *call,
                                   replog_error *err) {
     const struct blob *b = call->reply;
     ProtobufCMessage *m = b ? rpc_unpack(type, b->data, b->size_bytes, CLIENT_REPLY_BUDGET) : NULL;
+    if (!m && (call->no_memory || (b && errno == ENOMEM))) {
+        return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "out of memory for the answer of %s",
+                         call->client->endpoints[call->endpoint].address);
+    }
     if (!m) {
         return error_set(err, REPLOG_INTERNAL, "%s sent a reply that is no %s",
                          call->client->endpoints[call->endpoint].address, type->name);

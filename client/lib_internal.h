@@ -78,6 +78,7 @@ struct client_call {
     bool blocked; /* the send queue is full */
     bool closed;
     struct blob *reply; /* the last message, not of a stream */
+    bool no_memory;     /* for it */
     replog_status status;
     char text[400];
     char leader[300];

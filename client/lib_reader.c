@@ -297,6 +297,7 @@ static bool decode_record(replog_reader *r, struct slice bytes, replog_entry *e)
     struct pb_field f;
     *e = (replog_entry){.key = "", .value = ""};
     buffer_clear(&r->members);
+    r->members.failed = false;
     while (pb_next(&at, &f)) {
         if (f.wire_type == 0) {
             record_number(e, &f);
@@ -325,6 +326,10 @@ static bool next_in_chunk(replog_reader *r, replog_entry *entry) {
         if (f.number != 1 || f.wire_type != 2) continue;
         if (!decode_record(r, f.bytes, entry)) {
             finish(r, REPLOG_INTERNAL, "a node sent a malformed record");
+            return false;
+        }
+        if (entry->op == REPLOG_OP_CONFIG && !entry->members) {
+            finish(r, REPLOG_RESOURCE_EXHAUSTED, "out of memory for a record");
             return false;
         }
         if (entry->seq < r->next_seq) continue; /* seen before the stream broke */

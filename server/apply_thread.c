@@ -1,14 +1,11 @@
 #include "server/apply_thread.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/log.h"
+#include "node/apply_worker.h"
 #include "server/thread.h"
-
-enum { SLICE_BYTES = 1 << 20, SPACE_WAIT_MS = 250, SPACE_TOLD_EVERY = 240 };
 
 struct apply_thread {
     struct server *s;
@@ -17,69 +14,46 @@ struct apply_thread {
     pthread_cond_t wanted;
     uint64_t target_seq;
     bool flush, stop;
-    uint64_t counted_bytes; /* of apply_bytes, already told; this thread only */
+    struct apply_worker worker; /* this thread only */
 };
 
-/* Waits a moment after a failure. A full disk is waited for, however long it takes: RocksDB holds
- * what it has in memory, and goes on by itself a few seconds after there is space. Anything else
- * stops the process. False: the node is stopping. */
-static bool wait_for_space(struct apply_thread *a, const char *what, uint64_t tries,
-                           replog_status st, const replog_error *err) {
-    if (st != REPLOG_RESOURCE_EXHAUSTED)
-        server_fatal("%s: %s; start again to replay from the last checkpoint", what, err->text);
-    if (tries % SPACE_TOLD_EVERY == 0) log_warn("%s: %s; waiting for space", what, err->text);
-    struct timespec until = deadline_after_ms(SPACE_WAIT_MS);
-    (void)pthread_mutex_lock(&a->lock);
-    while (!a->stop && pthread_cond_timedwait(&a->wanted, &a->lock, &until) == 0) continue;
-    bool go_on = !a->stop;
-    (void)pthread_mutex_unlock(&a->lock);
-    return go_on;
+static void post(void *user, const struct node_event *ev) {
+    server_post(user, ev);
 }
 
-static void apply_slice(struct apply_thread *a, uint64_t target_seq) {
-    replog_error err;
-    uint64_t applied = 0;
-    for (uint64_t tries = 0;; tries++) {
-        replog_status st = apply_run(a->s->applier, target_seq, SLICE_BYTES, &applied, &err);
-        if (st == REPLOG_OK) break;
-        if (!wait_for_space(a, "replay", tries, st, &err)) return;
-    }
-    uint64_t bytes = apply_bytes(a->s->applier);
-    server_post(a->s, &(struct node_event){.type = NODE_EV_APPLIED,
-                                           .seq = applied,
-                                           .bytes = bytes - a->counted_bytes});
-    a->counted_bytes = bytes;
+static void fatal(void *user, const char *text) {
+    (void)user;
+    server_fatal("%s", text);
 }
 
-static void flush_store(struct apply_thread *a) {
-    replog_error err;
-    uint64_t checkpoint = 0, start_ms = clock_mono_ms();
-    for (uint64_t tries = 0;; tries++) {
-        replog_status st = apply_flush(a->s->applier, &checkpoint, &err);
-        if (st == REPLOG_OK) break;
-        if (!wait_for_space(a, "making the store durable", tries, st, &err)) return;
+static const struct apply_worker_ops ops = {.post = post, .fatal = fatal};
+
+/* Waits for work, or on a full disk for a moment. */
+static void wait_for_work(struct apply_thread *a, enum apply_worker_next next) {
+    if (next == APPLY_WORKER_FULL) {
+        struct timespec until = deadline_after_ms(APPLY_WORKER_SPACE_MS);
+        while (!a->stop && pthread_cond_timedwait(&a->wanted, &a->lock, &until) == 0) continue;
+    } else if (next == APPLY_WORKER_IDLE) {
+        while (a->target_seq <= apply_seq(a->s->applier) && !a->flush && !a->stop)
+            (void)pthread_cond_wait(&a->wanted, &a->lock);
     }
-    log_debug("store flushed checkpoint_seq=%" PRIu64 " ms=%" PRIu64, checkpoint,
-              clock_mono_ms() - start_ms);
-    server_post(a->s, &(struct node_event){.type = NODE_EV_FLUSHED, .seq = checkpoint});
 }
 
 static void *apply_thread_main(void *arg) {
     struct apply_thread *a = arg;
-    bool stop = false;
-    while (!stop) {
+    enum apply_worker_next next = APPLY_WORKER_IDLE;
+    for (;;) {
         (void)pthread_mutex_lock(&a->lock);
-        while (a->target_seq <= apply_seq(a->s->applier) && !a->flush && !a->stop) {
-            (void)pthread_cond_wait(&a->wanted, &a->lock);
-        }
+        wait_for_work(a, next);
         uint64_t target_seq = a->target_seq;
-        bool flush = a->flush;
-        stop = a->stop;
+        bool flush = a->flush, stop = a->stop;
         a->flush = false;
         (void)pthread_mutex_unlock(&a->lock);
-        if (target_seq > apply_seq(a->s->applier) && !stop) apply_slice(a, target_seq);
-        if (flush || stop) flush_store(a);
+        if (stop) break;
+        next = apply_worker_run(&a->worker, target_seq, flush);
     }
+    /* A last flush; what was not applied is at the next start. */
+    (void)apply_worker_run(&a->worker, 0, true);
     return NULL;
 }
 
@@ -103,6 +77,7 @@ replog_status apply_thread_start(struct server *s, replog_error *err) {
     struct apply_thread *a = calloc(1, sizeof *a);
     if (!a) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
     a->s = s;
+    a->worker = (struct apply_worker){.applier = s->applier, .ops = &ops, .user = s};
     (void)pthread_mutex_init(&a->lock, NULL);
     cond_init_mono(&a->wanted);
     s->apply_thread = a;

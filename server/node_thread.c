@@ -16,9 +16,11 @@
 
 enum { TICK_MS = 15, HELD_MS = 2, PUBLISH_MS = 200, IDLE_MS = 1000 };
 
-struct loop {
+struct node_loop {
     struct server *s;
-    struct node_effects fx;
+    pthread_mutex_t lock;                 /* whoever turns the node holds it */
+    atomic_uint_fast64_t sleeps_until_ms; /* the node thread */
+    struct node_effects fx;               /* from here on with the lock */
     uint64_t ticked_ms, published_ms, idled_ms;
     bool publish;
 };
@@ -40,7 +42,7 @@ void event_free(struct event *e) {
     free(e);
 }
 
-void server_post(struct server *s, const struct node_event *ev) {
+static void post(struct server *s, const struct node_event *ev, bool quiet) {
     struct event *e = event_new(ev->type);
     if (!e) server_fatal("memory is short");
     e->ev = *ev;
@@ -49,7 +51,16 @@ void server_post(struct server *s, const struct node_event *ev) {
         e->ev.text = e->text;
     }
     e->link.cost_bytes += ev->blocks.size_bytes;
+    e->link.quiet = quiet;
     (void)queue_put(&s->events, &e->link);
+}
+
+void server_post(struct server *s, const struct node_event *ev) {
+    post(s, ev, false);
+}
+
+void server_post_urgent(struct server *s, const struct node_event *ev) {
+    post(s, ev, !atomic_load(&s->node_busy));
 }
 
 /* So that the node's sentence reaches the client before its deadline does. */
@@ -74,6 +85,7 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
     if (ev->append.block) {
         e->ev.append.block = blob_ref(ev->append.block);
         e->link.cost_bytes += ev->append.block->size_bytes;
+        e->link.quiet = !atomic_load(&s->node_busy);
     }
     if (!queue_offer(&s->events, &e->link)) {
         event_free(e);
@@ -94,7 +106,7 @@ static void reply(const struct node_effect *fx) {
     request->done(request, fx);
 }
 
-static void carry_out(struct loop *l, struct node_effect *fx) {
+static void carry_out(struct node_loop *l, struct node_effect *fx) {
     struct server *s = l->s;
     switch (fx->type) {
     case NODE_FX_WRITE:
@@ -141,7 +153,7 @@ static int urgency(const struct node_effect *fx) {
 }
 
 /* What goes to one connection goes at once. */
-static void carry_out_all(struct loop *l) {
+static void carry_out_all(struct node_loop *l) {
     for (int pass = 0; pass < 3; pass++) {
         rpc_batch_begin();
         for (size_t i = 0; i < l->fx.n; i++)
@@ -153,14 +165,14 @@ static void carry_out_all(struct loop *l) {
 
 /* A stream is bound to its member as soon as its hello was stepped, so that what came right behind
  * it in the same bunch already counts as that member's. */
-static void bind_stream(struct loop *l, size_t from) {
+static void bind_stream(struct node_loop *l, size_t from) {
     for (size_t i = from; i < l->fx.n; i++) {
         const struct node_effect *fx = &l->fx.items[i];
         if (fx->type == NODE_FX_WELCOME) peers_welcome(l->s, fx->stream, fx->peer);
     }
 }
 
-static void step(struct loop *l, struct event *e, uint64_t now_ms, uint64_t wall_us) {
+static void step(struct node_loop *l, struct event *e, uint64_t now_ms, uint64_t wall_us) {
     bool of_peer = e->ev.type == NODE_EV_PEER_MESSAGE || e->ev.type == NODE_EV_PEER_DOWN;
     e->ev.now_ms = now_ms;
     e->ev.wall_us = wall_us;
@@ -171,7 +183,7 @@ static void step(struct loop *l, struct event *e, uint64_t now_ms, uint64_t wall
     if (e->ev.type == NODE_EV_PEER_MESSAGE && e->msg.kind == PEER_HELLO) bind_stream(l, before);
 }
 
-static void publish(struct loop *l, uint64_t now_ms) {
+static void publish(struct node_loop *l, uint64_t now_ms) {
     struct server *s = l->s;
     struct node_snapshot fresh;
     node_snapshot(s->node, &fresh);
@@ -194,7 +206,7 @@ static void publish(struct loop *l, uint64_t now_ms) {
     l->publish = false;
 }
 
-static void tick(struct loop *l) {
+static void tick(struct node_loop *l) {
     struct node_event ev = {
         .type = NODE_EV_TICK, .now_ms = clock_mono_ms(), .wall_us = clock_wall_us()};
     node_step(l->s->node, &ev, &l->fx);
@@ -202,13 +214,12 @@ static void tick(struct loop *l) {
     l->ticked_ms = ev.now_ms;
 }
 
-static void turn(struct loop *l) {
+/* One turn, with the lock held: all events, one pump, all effects. How long nobody needs to look
+ * again unless something comes. */
+static uint64_t turn(struct node_loop *l) {
     struct server *s = l->s;
-    uint64_t since = clock_mono_ms() - l->ticked_ms;
-    uint64_t wait_ms = since >= TICK_MS ? 0 : TICK_MS - since;
-    if (wait_ms > HELD_MS && node_wants_pump(s->node)) wait_ms = HELD_MS;
-    struct event *e = (struct event *)(void *)queue_take(&s->events, wait_ms);
-    bool quiet = e == NULL;
+    struct event *e = (struct event *)(void *)queue_take(&s->events, 0);
+    bool nothing = e == NULL;
     peers_resume(s);
     uint64_t now_ms = clock_mono_ms(), wall_us = clock_wall_us();
     while (e) {
@@ -217,7 +228,7 @@ static void turn(struct loop *l) {
         event_free(e);
         e = next;
     }
-    if (quiet || now_ms - l->ticked_ms >= TICK_MS) tick(l);
+    if (nothing || now_ms - l->ticked_ms >= TICK_MS) tick(l);
     node_pump(s->node, &l->fx);
     carry_out_all(l);
     if (l->publish || now_ms - l->published_ms >= PUBLISH_MS) publish(l, now_ms);
@@ -225,22 +236,53 @@ static void turn(struct loop *l) {
         l->idled_ms = now_ms;
         reads_idle(s);
     }
+    atomic_store(&s->node_busy, node_is_busy(s->node));
+    return node_wants_pump(s->node) ? HELD_MS : TICK_MS;
 }
 
 static void *node_thread_main(void *arg) {
-    struct loop l = {.s = arg};
-    while (!atomic_load(&l.s->node_stop)) turn(&l);
-    turn(&l);
-    node_effects_free(&l.fx);
+    struct server *s = arg;
+    struct node_loop *l = s->node_loop;
+    bool stop = false;
+    while (!stop) {
+        stop = !atomic_load(&s->node_running);
+        (void)pthread_mutex_lock(&l->lock);
+        uint64_t wait_ms = turn(l);
+        (void)pthread_mutex_unlock(&l->lock);
+        atomic_store(&l->sleeps_until_ms, clock_mono_ms() + wait_ms);
+        if (!stop) queue_wait(&s->events, wait_ms);
+    }
     return NULL;
 }
 
+void node_thread_help(void *user) {
+    struct server *s = user;
+    if (!atomic_load(&s->node_running) || queue_size_bytes(&s->events) == 0) return;
+    struct node_loop *l = s->node_loop;
+    /* Under load events gather until the node thread wakes up: that is what makes groups of them.
+     */
+    if (!atomic_load(&s->node_busy) && pthread_mutex_trylock(&l->lock) == 0) {
+        uint64_t wait_ms = atomic_load(&s->node_running) ? turn(l) : TICK_MS;
+        (void)pthread_mutex_unlock(&l->lock);
+        bool sooner =
+            wait_ms < TICK_MS && clock_mono_ms() + wait_ms < atomic_load(&l->sleeps_until_ms);
+        if (sooner) queue_wake(&s->events);
+    }
+    queue_poke(&s->events); /* what came quietly while somebody else was at it */
+}
+
 replog_status node_thread_start(struct server *s, replog_error *err) {
+    struct node_loop *l = calloc(1, sizeof *l);
+    if (!l) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+    l->s = s;
+    (void)pthread_mutex_init(&l->lock, NULL);
+    s->node_loop = l;
+    atomic_store(&s->node_running, true);
     return thread_start(&s->node_thread, "node", node_thread_main, s, err);
 }
 
 void node_thread_stop(struct server *s, uint64_t timeout_ms) {
-    atomic_store(&s->node_stop, true);
+    atomic_store(&s->node_running, false);
     queue_wake(&s->events);
     if (!thread_join_within(s->node_thread, timeout_ms)) log_warn("the node thread did not end");
 }

@@ -270,6 +270,7 @@ static void exchange_message(struct rpc_call *call, const uint8_t *bytes, size_t
     e->ev.stream = in->id;
     e->ev.msg = &e->msg;
     e->link.cost_bytes += e->msg.blocks.size_bytes;
+    e->link.quiet = !atomic_load(&s->node_busy);
     stats_add(&s->stats.peer_messages_in, 1);
     if (queue_put(&s->events, &e->link) > s->events.limit_bytes) hold_back(s->peers, in);
 }
@@ -322,10 +323,24 @@ bool peers_admit(struct server *s, struct event *e) {
 
 void peers_welcome(struct server *s, uint64_t stream, uint64_t peer) {
     struct peers *p = s->peers;
+    struct rpc_call *replaced[MAX_INBOUND];
+    unsigned n = 0;
     (void)pthread_mutex_lock(&p->lock);
     struct inbound *in = find_inbound(p, stream);
     if (in) in->peer = peer;
+    for (struct inbound *other = p->inbound; in && other; other = other->next) {
+        if (other == in || other->peer != peer) continue;
+        other->peer = 0;
+        replaced[n++] = rpc_call_ref(other->call);
+    }
     (void)pthread_mutex_unlock(&p->lock);
+    /* The node listens to one stream of a member, the last that said hello. That may be one that the
+     * member had given up before and whose hello came late: then the one in use must be told that
+     * nobody listens to it. */
+    for (unsigned i = 0; i < n; i++) {
+        rpc_finish(replaced[i], REPLOG_ABORTED, "another stream of this member took its place");
+        rpc_call_unref(replaced[i]);
+    }
     /* it is there: so try ours without waiting any longer */
     struct link *link = find_link(p, peer);
     if (link && !link->call) link->retry_ms = 0;

@@ -23,8 +23,8 @@ static bool link_item(struct queue *q, struct queue_item *item) {
     *q->tail = item;
     q->tail = &item->next;
     q->size_bytes += item->cost_bytes;
-    bool wake = q->waiting;
-    q->waiting = false; /* one wake is enough */
+    bool wake = q->waiting && !item->quiet;
+    if (wake) q->waiting = false; /* one wake is enough */
     return wake;
 }
 
@@ -46,17 +46,29 @@ bool queue_offer(struct queue *q, struct queue_item *item) {
     return fits;
 }
 
-struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms) {
+/* With the lock held. */
+static void wait_filled(struct queue *q, uint64_t timeout_ms) {
+    if (timeout_ms == 0) return; /* a wake is for who waits */
     struct timespec until = deadline_after_ms(timeout_ms == UINT64_MAX ? 0 : timeout_ms);
-    (void)pthread_mutex_lock(&q->lock);
     q->waiting = true;
-    while (!q->head && !q->woken && timeout_ms != 0) {
+    while (!q->head && !q->woken) {
         int rc = timeout_ms == UINT64_MAX ? pthread_cond_wait(&q->filled, &q->lock)
                                           : pthread_cond_timedwait(&q->filled, &q->lock, &until);
         if (rc != 0) break;
     }
     q->waiting = false;
     q->woken = false;
+}
+
+void queue_wait(struct queue *q, uint64_t timeout_ms) {
+    (void)pthread_mutex_lock(&q->lock);
+    wait_filled(q, timeout_ms);
+    (void)pthread_mutex_unlock(&q->lock);
+}
+
+struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms) {
+    (void)pthread_mutex_lock(&q->lock);
+    wait_filled(q, timeout_ms);
     struct queue_item *all = q->head;
     q->head = NULL;
     q->tail = &q->head;
@@ -70,6 +82,14 @@ void queue_wake(struct queue *q) {
     q->woken = true;
     (void)pthread_mutex_unlock(&q->lock);
     (void)pthread_cond_signal(&q->filled);
+}
+
+void queue_poke(struct queue *q) {
+    (void)pthread_mutex_lock(&q->lock);
+    bool wake = q->head && q->waiting;
+    if (wake) q->waiting = false;
+    (void)pthread_mutex_unlock(&q->lock);
+    if (wake) (void)pthread_cond_signal(&q->filled);
 }
 
 size_t queue_size_bytes(struct queue *q) {

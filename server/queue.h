@@ -12,6 +12,7 @@
 struct queue_item {
     struct queue_item *next;
     size_t cost_bytes;
+    bool quiet; /* wakes nobody: who puts it sees to it that it is taken */
 };
 
 struct queue {
@@ -31,11 +32,15 @@ size_t queue_put(struct queue *q, struct queue_item *item);
 /* False, and nothing queued, when the bound would be passed (one item fits an empty queue always).
  */
 bool queue_offer(struct queue *q, struct queue_item *item);
-/* All that is queued, in order, as a list that belongs to the caller. Waits up to timeout_ms
- * (UINT64_MAX: for ever) while there is nothing; NULL: nothing came, or queue_wake was called. */
+/* Waits up to timeout_ms (UINT64_MAX: for ever) while there is nothing, or until queue_wake. */
+void queue_wait(struct queue *q, uint64_t timeout_ms);
+/* All that is queued, in order, as a list that belongs to the caller, after such a wait; NULL:
+ * nothing. */
 struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms);
 /* Ends one wait, now or the next. */
 void queue_wake(struct queue *q);
+/* Wakes who waits, if there is something (that came quietly). */
+void queue_poke(struct queue *q);
 size_t queue_size_bytes(struct queue *q);
 
 #endif

@@ -6,20 +6,17 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "node/feeder.h"
 #include "server/thread.h"
 
 enum { SWEEP_MS = 1000 };
 
-/* The open reader of a follower that catches up; it usually goes on where it was. */
-struct feeder {
+/* The open reader of a follower that catches up. */
+struct slot {
     uint64_t peer; /* 0: free */
     bool busy;
-    struct wal_reader *reader;
-    uint64_t next_seq, used_ms;
-    /* Read from the reader and not yet fed: did not fit. Holds until the reader's next call. */
-    bool has_block;
-    struct block_header header;
-    const uint8_t *bytes;
+    struct feeder feeder;
+    uint64_t used_ms;
 };
 
 struct feed {
@@ -35,7 +32,7 @@ struct reader_pool {
     unsigned n_tasks;
     bool stop;
     pthread_t threads[READER_THREADS];
-    struct feeder feeders[RAFT_MAX_MEMBERS];
+    struct slot slots[RAFT_MAX_MEMBERS];
     uint64_t swept_ms;
 };
 
@@ -65,23 +62,17 @@ void reader_pool_push(struct server *s, struct task *task) {
 
 /* ---- Feeding followers */
 
-static void feeder_close(struct feeder *f) {
-    wal_reader_close(f->reader);
-    f->reader = NULL;
-    f->has_block = false;
-}
-
-/* The peer's feeder, marked busy; `spare` when there is none to be had. */
-static struct feeder *feeder_get(struct reader_pool *pool, uint64_t peer, struct feeder *spare) {
-    struct feeder *found = NULL;
+/* The peer's slot, marked busy; `spare` when there is none to be had. */
+static struct slot *slot_get(struct reader_pool *pool, uint64_t peer, struct slot *spare) {
+    struct slot *found = NULL;
     (void)pthread_mutex_lock(&pool->lock);
     for (unsigned i = 0; i < RAFT_MAX_MEMBERS; i++) {
-        struct feeder *f = &pool->feeders[i];
-        if (f->peer == peer) {
-            found = f;
+        struct slot *slot = &pool->slots[i];
+        if (slot->peer == peer) {
+            found = slot;
             break;
         }
-        if (f->peer == 0 && !found) found = f;
+        if (slot->peer == 0 && !found) found = slot;
     }
     if (found && found->busy) found = NULL;
     if (found) {
@@ -92,82 +83,24 @@ static struct feeder *feeder_get(struct reader_pool *pool, uint64_t peer, struct
     return found ? found : spare;
 }
 
-static void feeder_put(struct reader_pool *pool, struct feeder *f) {
+static void slot_put(struct reader_pool *pool, struct slot *slot) {
     (void)pthread_mutex_lock(&pool->lock);
-    f->busy = false;
-    f->used_ms = clock_mono_ms();
+    slot->busy = false;
+    slot->used_ms = clock_mono_ms();
     (void)pthread_mutex_unlock(&pool->lock);
-}
-
-/* The next block into f->header and f->bytes. NOT_FOUND: nothing more up to limit_seq. */
-static replog_status feeder_next(struct feeder *f, uint64_t limit_seq, replog_error *err) {
-    if (!f->has_block) {
-        replog_status st = wal_reader_next(f->reader, limit_seq, &f->header, &f->bytes, err);
-        if (st != REPLOG_OK) return st;
-        f->has_block = true;
-    }
-    if (block_last_seq(&f->header) > limit_seq) return REPLOG_NOT_FOUND;
-    if (f->header.first_seq == f->next_seq) return REPLOG_OK;
-    return error_set(err, REPLOG_OUT_OF_RANGE, "no block begins at seq %" PRIu64, f->next_seq);
-}
-
-static replog_status feed_open(struct feeder *f, struct wal *wal, uint64_t seq, replog_error *err) {
-    if (f->reader && f->next_seq == seq) return REPLOG_OK;
-    feeder_close(f);
-    f->next_seq = seq;
-    return wal_reader_open(wal, seq, &f->reader, err);
-}
-
-/* Whole blocks from feed->seq on, about feed->bytes of them and at least one. *out is untouched
- * (blob NULL) when there is none. */
-static replog_status feed_read(const struct feed *feed, struct feeder *f, struct node_bytes *out,
-                               replog_error *err) {
-    replog_status st = feed_open(f, feed->s->wal, feed->seq, err);
-    if (st != REPLOG_OK) return st;
-    struct blob *blob = NULL;
-    size_t used = 0;
-    while ((st = feeder_next(f, feed->limit_seq, err)) == REPLOG_OK) {
-        size_t length = f->header.length;
-        if (used > 0 && used + length > feed->bytes) break;
-        if (!blob) {
-            blob = blob_new(length > feed->bytes ? length : feed->bytes);
-            if (!blob) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
-        }
-        memcpy(blob->data + used, f->bytes, length);
-        used += length;
-        f->next_seq = block_last_seq(&f->header) + 1;
-        f->has_block = false;
-    }
-    if (used == 0) {
-        blob_unref(blob);
-        return st;
-    }
-    if (used < blob->capacity / 2) { /* small: do not hold the room for more in memory */
-        struct blob *exact = blob_copy(blob->data, used);
-        if (exact) {
-            blob_unref(blob);
-            blob = exact;
-        }
-    }
-    blob->size_bytes = used;
-    *out = (struct node_bytes){blob, 0, used};
-    return REPLOG_OK;
 }
 
 static void feed_run(struct task *task) {
     struct feed *feed = (struct feed *)(void *)task;
     struct server *s = feed->s;
-    struct feeder spare = {0}, *f = feeder_get(s->readers, feed->peer, &spare);
+    struct slot spare = {0}, *slot = slot_get(s->readers, feed->peer, &spare);
     struct node_event ev = {.type = NODE_EV_FED, .peer = feed->peer, .ticket = feed->ticket};
     replog_error err = {.text = "nothing there yet"};
-    replog_status st = feed_read(feed, f, &ev.blocks, &err);
-    if (st == REPLOG_ABORTED) { /* the log changed under the reader */
-        feeder_close(f);
-        st = feed_read(feed, f, &ev.blocks, &err);
-    }
+    replog_status st = feeder_read(&slot->feeder, s->wal, feed->seq, feed->limit_seq, feed->bytes,
+                                   &ev.blocks, &err);
     if (st != REPLOG_OK) {
-        feeder_close(f);
         ev.text = err.text;
+        ev.damaged = st == REPLOG_DATA_LOSS;
         log_line(st == REPLOG_DATA_LOSS ? LOG_ERROR : LOG_INFO,
                  "peer=%" PRIu64 " cannot be fed from seq %" PRIu64 ": %s", feed->peer, feed->seq,
                  err.text);
@@ -176,10 +109,10 @@ static void feed_run(struct task *task) {
     stats_add(&s->stats.feeds, 1);
     stats_add(&s->stats.feed_bytes, ev.blocks.size_bytes);
     server_post(s, &ev);
-    if (f == &spare) {
-        feeder_close(f);
+    if (slot == &spare) {
+        feeder_close(&slot->feeder);
     } else {
-        feeder_put(s->readers, f);
+        slot_put(s->readers, slot);
     }
     free(feed);
 }
@@ -203,8 +136,9 @@ static void sweep(struct reader_pool *pool) {
     if (now_ms - pool->swept_ms < SWEEP_MS) return;
     pool->swept_ms = now_ms;
     for (unsigned i = 0; i < RAFT_MAX_MEMBERS; i++) {
-        struct feeder *f = &pool->feeders[i];
-        if (!f->busy && f->reader && now_ms - f->used_ms >= READER_IDLE_MS) feeder_close(f);
+        struct slot *slot = &pool->slots[i];
+        if (!slot->busy && slot->feeder.reader && now_ms - slot->used_ms >= READER_IDLE_MS)
+            feeder_close(&slot->feeder);
     }
 }
 

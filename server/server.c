@@ -195,6 +195,8 @@ static replog_status start_rpc(struct server *s, replog_error *err) {
     struct rpc_server_options options = {.listen = s->options.listen,
                                          .max_connections = (uint32_t)s->options.max_connections,
                                          .send_queue_bytes = SEND_QUEUE_BYTES,
+                                         .delivered = node_thread_help,
+                                         .user = s,
                                          .descriptor_files = files,
                                          .n_descriptor_files = 2};
     return rpc_server_start(&options, services, 2, &s->rpc, err);

@@ -28,6 +28,7 @@ struct peers;
 struct appends;
 struct reads;
 struct http;
+struct node_loop;
 
 /* What stands behind rpc_call_user: the server itself in a call's first callback, then what the
  * handler of that call put there. */
@@ -40,12 +41,14 @@ struct server {
     struct wal *wal;
     struct store *store;
     struct applier *applier;
-    struct node *node; /* node thread only */
+    struct node *node; /* with the node loop's lock */
     struct rpc_server *rpc;
 
     struct queue events; /* of struct event */
+    struct node_loop *node_loop;
     pthread_t node_thread;
-    atomic_bool node_stop;
+    atomic_bool node_running;
+    atomic_bool node_busy; /* node_is_busy after the last turn */
 
     struct wal_thread *wal_thread;
     struct apply_thread *apply_thread;
@@ -78,6 +81,8 @@ void event_free(struct event *e);
 /* What has been done: always admitted, and never fails (memory short: the process stops). Copies
  * `ev`, takes over the references in it. */
 void server_post(struct server *s, const struct node_event *ev);
+/* The same for what an append waits for, if this thread can call node_thread_help next. */
+void server_post_urgent(struct server *s, const struct node_event *ev);
 
 /* ---- Requests that wait for a REPLY of the node. Embedded in what the handler keeps. */
 
@@ -104,7 +109,12 @@ const char *server_not_serving(const struct node_snapshot *view);
 /* Logs the sentence and ends the process with status 1 at once: nothing more is acknowledged. */
 _Noreturn void server_fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* ---- The node thread */
+/* ---- The node thread. It turns the node when there are events, and ticks it. What an idle node
+ * is brought (one append, one message of a leader, one finished write) does not wait for it to wake
+ * up: the thread that brings it makes the turn itself. */
+/* Turns the node now if nobody else does, else leaves the quiet events to who does; `user` is the
+ * server. */
+void node_thread_help(void *user);
 replog_status node_thread_start(struct server *s, replog_error *err);
 /* Takes what is queued and ends. */
 void node_thread_stop(struct server *s, uint64_t timeout_ms);

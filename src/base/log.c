@@ -26,6 +26,12 @@ void log_set_term(uint64_t term) {
     atomic_store(&current_term, term);
 }
 
+static void (*hook)(enum log_level level, const char *text);
+
+void log_set_hook(void (*fn)(enum log_level level, const char *text)) {
+    hook = fn;
+}
+
 static const char *level_name(enum log_level level) {
     switch (level) {
     case LOG_DEBUG:
@@ -58,9 +64,23 @@ __attribute__((format(printf, 3, 4))) static size_t add(char *line, size_t used,
     return used;
 }
 
+/* Texts may quote what a peer sent: a control character must not forge a second line. */
+static void clean(char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) text[i] = ' ';
+}
+
 void log_line(enum log_level level, const char *format, ...) {
     if ((int)level < atomic_load(&least_level)) return;
     char line[LINE_BYTES];
+    if (hook) {
+        va_list hook_args;
+        va_start(hook_args, format);
+        clean(line, add_args(line, 0, format, hook_args));
+        va_end(hook_args);
+        hook(level, line);
+        return;
+    }
     struct timespec now = {0};
     struct tm utc;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -75,9 +95,7 @@ void log_line(enum log_level level, const char *format, ...) {
     va_start(args, format);
     used = add_args(line, used, format, args);
     va_end(args);
-    /* Texts may quote what a peer sent: a control character must not forge a second line. */
-    for (size_t i = text; i < used; i++)
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) line[i] = ' ';
+    clean(line + text, used - text);
     line[used++] = '\n';
     /* One write, so that lines of several threads do not mix. If stderr is gone, so is the line. */
     ssize_t written = write(STDERR_FILENO, line, used);

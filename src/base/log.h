@@ -14,6 +14,9 @@ void log_set_level(enum log_level level);
 void log_set_member(uint64_t member_id);
 /* The term on every line of a member. Callable at any time. */
 void log_set_term(uint64_t term);
+/* From now on lines go to fn (with the line's text alone, without its newline) and not to stderr;
+ * NULL: back to stderr. For a simulator; not beside other threads. */
+void log_set_hook(void (*fn)(enum log_level level, const char *text));
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_debug(...) log_line(LOG_DEBUG, __VA_ARGS__)

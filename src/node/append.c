@@ -69,7 +69,9 @@ void append_settle(struct node *n, struct node_effects *fx) {
     uint64_t reached[3];
     reached[NODE_ACK_QUORUM] = raft_commit(n->raft);
     reached[NODE_ACK_LEADER] = raft_persisted(n->raft);
-    reached[NODE_ACK_ALL] = all_match(n);
+    reached[NODE_ACK_ALL] = MUTANT(ALL_ACK_ON_QUORUM) ? raft_commit(n->raft) : all_match(n);
+    if (MUTANT(QUORUM_ACK_ON_ONE_DISK)) reached[NODE_ACK_QUORUM] = raft_persisted(n->raft);
+    if (MUTANT(LEADER_ACK_BEFORE_SYNC)) reached[NODE_ACK_LEADER] = raft_last(n->raft);
     for (int level = 0; level < 3; level++) {
         struct pending_queue *q = &n->waiting[level];
         while (q->n > 0 && pending_at(q, 0)->last_seq <= reached[level]) {
@@ -271,7 +273,10 @@ void append_request(struct node *n, const struct node_event *event, struct node_
             p.first_seq = before.first_seq;
             p.last_seq = before.last_seq;
             p.term = before.term;
-            if (wait_for(n, a->ack, &p, fx)) append_settle(n, fx);
+            if (MUTANT(REPEAT_ANSWERED_AT_ONCE))
+                answer(n, &p, fx);
+            else if (wait_for(n, a->ack, &p, fx))
+                append_settle(n, fx);
             return;
         }
         if (verdict != SESSION_ADMIT) {

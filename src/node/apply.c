@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/mutant.h"
 
 #define SESSION_PREFIX   "session/"
 #define CHECKPOINT_ENTRY "checkpoint"
@@ -127,7 +128,7 @@ static replog_status apply_block(struct applier *a, const struct block_header *h
 
 static replog_status write_batch(struct applier *a, uint64_t applied, replog_error *err) {
     replog_status status = REPLOG_OK;
-    for (size_t i = 0; i < a->n_touched; i++) {
+    for (size_t i = 0; i < a->n_touched && !MUTANT(SESSIONS_NOT_STORED); i++) {
         uint8_t key[SESSION_KEY_BYTES];
         session_key(a->touched[i], key);
         struct draft op = {.type = STORE_META_PUT, .key = keep(a, key, sizeof key)};
@@ -154,6 +155,7 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
                                   .key = {a->bytes.data + d->key.offset, d->key.size_bytes},
                                   .value = {a->bytes.data + d->value.offset, d->value.size_bytes}};
         }
+        if (MUTANT(APPLIED_SEQ_APART)) a->store->ops->write(a->store, NULL, 0, applied, err);
         status = a->store->ops->write(a->store, a->ops, a->n_ops, applied, err);
     }
     if (status == REPLOG_OK) a->applied = applied;
@@ -191,7 +193,7 @@ replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint
     a->gone_bytes += done_bytes;
     if (status == REPLOG_OK) *applied = a->applied;
 out:
-    if (status != REPLOG_OK) {
+    if (status != REPLOG_OK && !MUTANT(FAILED_BATCH_SKIPPED)) {
         wal_reader_close(a->reader);
         a->reader = NULL;
     }

@@ -26,8 +26,10 @@ static uint64_t checkpoint_of(const struct node *n, const struct node_peer *p) {
 
 static uint64_t safe_seq(const struct node *n) {
     uint64_t least = n->checkpoint_seq;
-    for (unsigned i = 0; i < n->n_peers; i++)
+    for (unsigned i = 0; i < n->n_peers; i++) {
+        if (MUTANT(TRUNCATE_BY_QUORUM) && !node_peer_online(n, &n->peers[i])) continue;
         least = min_u64(least, checkpoint_of(n, &n->peers[i]));
+    }
     return least;
 }
 
@@ -80,6 +82,7 @@ static void maybe_write_marker(struct node *n, struct node_effects *fx) {
 static void maybe_truncate(struct node *n, struct node_effects *fx) {
     uint64_t own = min_u64(n->committed_marker.safe_seq, n->committed_marker.drop_upto);
     uint64_t told = min_u64(n->told_marker.safe_seq, n->told_marker.drop_upto);
+    if (MUTANT(TRUNCATE_AS_ASKED)) own = n->committed_marker.drop_upto;
     uint64_t upto = min_u64(max_u64(own, told), n->checkpoint_seq);
     if (upto <= n->truncate_sent || upto <= n->base.seq || n->truncate_sent != n->truncate_done)
         return;

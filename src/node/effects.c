@@ -63,7 +63,7 @@ void fx_send(struct node *n, struct node_effects *fx, struct node_peer *p, struc
         return;
     }
     msg->incarnation = n->incarnation;
-    msg->checkpoint_seq = n->checkpoint_seq;
+    msg->checkpoint_seq = MUTANT(APPLIED_AS_CHECKPOINT) ? n->applied_seq : n->checkpoint_seq;
     msg->applied_seq = n->applied_seq;
     if (node_is_leader(n)) {
         msg->safe_seq = n->committed_marker.safe_seq;

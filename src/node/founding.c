@@ -57,7 +57,7 @@ static bool unwelcome(const struct node *n, const struct peer_hello *h, char *te
                  n->self, h->to);
     else if (!m || h->from == n->self)
         snprintf(text, size, "member %" PRIu64 " does not belong to this cluster", h->from);
-    else if (n->founding != WAL_FOUNDED)
+    else if (n->founding != WAL_FOUNDED || MUTANT(WELCOME_WIPED))
         return false;
     else if (h->founding == WAL_FOUNDED && h->cluster_id != n->cluster_id)
         snprintf(text, size,
@@ -117,7 +117,10 @@ static bool complete_map(const struct node *n, struct config *map) {
         for (unsigned k = 0; k < n->n_peers; k++) {
             const struct node_peer *p = &n->peers[k];
             if (p->id != m->id) continue;
-            if (!p->heard || p->in_stream == 0 || p->hello.founding == WAL_FOUNDED) return false;
+            bool missing = !p->heard || p->in_stream == 0 || p->hello.founding == WAL_FOUNDED;
+            if (MUTANT(FOUND_BESIDE_SILENT) && !p->heard && k + 1 == n->n_peers) missing = false;
+            if (MUTANT(WELCOME_WIPED) && p->hello.founding == WAL_FOUNDED) missing = false;
+            if (missing) return false;
             m->incarnation = p->hello.incarnation;
         }
     }
@@ -127,11 +130,12 @@ static bool complete_map(const struct node *n, struct config *map) {
 static bool all_agreed(const struct node *n) {
     for (unsigned k = 0; k < n->n_peers; k++) {
         const struct node_peer *p = &n->peers[k];
-        if (!p->heard) return false;
+        if (!p->heard && !MUTANT(FOUND_BESIDE_SILENT)) return false;
         if (p->hello.founding == WAL_FOUNDED && p->hello.cluster_id == n->map_id) return true;
     }
     for (unsigned k = 0; k < n->n_peers; k++) {
         const struct peer_hello *h = &n->peers[k].hello;
+        if (MUTANT(FOUND_BESIDE_SILENT) && !n->peers[k].heard) continue;
         if (h->founding != WAL_AGREED || h->map_id != n->map_id) return false;
     }
     return true;
@@ -142,6 +146,7 @@ static bool one_founded(const struct node *n) {
         const struct node_peer *p = &n->peers[k];
         if (p->heard && p->hello.founding == WAL_FOUNDED && p->hello.cluster_id == n->map_id)
             return true;
+        if (p->hello.founding == WAL_FOUNDED && MUTANT(WELCOME_WIPED)) return true;
     }
     return false;
 }

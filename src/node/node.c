@@ -111,7 +111,8 @@ replog_status node_start_raft(struct node *n, replog_error *err) {
                                .last_seq = tail_end(&n->tail).seq,
                                .runs = runs,
                                .n_runs = n_runs,
-                               .commit_seq = n->applied_seq,
+                               .commit_seq = MUTANT(COMMITTED_AT_RESTART) ? tail_end(&n->tail).seq
+                                                                          : n->applied_seq,
                                .now_ms = n->now_ms,
                                .may_stand = true};
     n->raft = raft_new(&config, &start);
@@ -142,7 +143,8 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
     n->founding = id.founding;
     n->cluster_id = id.cluster_id;
     n->base = wal_base(n->wal);
-    n->sessions = session_table_copy(apply_sessions(applier));
+    n->sessions = MUTANT(SESSIONS_LOST_AT_RESTART) ? session_table_new()
+                                                   : session_table_copy(apply_sessions(applier));
     if (!n->sessions)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
     n->applied_seq = n->apply_sent = n->checkpoint_seq = apply_seq(applier);
@@ -158,6 +160,7 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
         if (status != REPLOG_OK) return status;
         n->map_id = config_cluster_id(&n->config);
     }
+    if (MUTANT(FORGET_UNAPPLIED_APPENDS)) return REPLOG_OK;
     return load_headers(n, err);
 }
 
@@ -218,7 +221,6 @@ static void check_stall(struct node *n, struct node_effects *fx) {
 }
 
 static void tick(struct node *n, struct node_effects *fx) {
-    n->apply_due = true;
     founding_advance(n, fx);
     raft_simple(n, (struct raft_event){.type = RAFT_EV_TICK, .now_ms = n->now_ms}, fx);
     check_stall(n, fx);
@@ -350,10 +352,11 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
     }
 }
 
-/* The store follows in slices: at every tick, when much has gathered, or when a reader waits for
+/* The store follows in slices: after a while, when much has gathered, or when a reader waits for
  * it. Nobody's acknowledgement does, and each slice costs the processor as much as an append. */
 static bool apply_is_due(const struct node *n) {
-    return n->apply_due || n->n_reads > 0 || n->unapplied_bytes >= NODE_APPLY_BYTES;
+    bool late = n->now_ms - n->apply_sent_ms >= NODE_APPLY_MS;
+    return late || n->n_reads > 0 || n->unapplied_bytes >= NODE_APPLY_BYTES;
 }
 
 void node_pump(struct node *n, struct node_effects *fx) {
@@ -364,13 +367,15 @@ void node_pump(struct node *n, struct node_effects *fx) {
         replicate_writes(n, fx);
         uint64_t commit = raft_commit(n->raft), durable = raft_persisted(n->raft);
         uint64_t safe = commit < durable ? commit : durable;
+        if (MUTANT(APPLY_UNDURABLE)) safe = commit;
+        if (MUTANT(APPLY_UNCOMMITTED)) safe = durable;
         tail_evict(&n->tail, n->options.tail_bytes, safe);
         if (safe > n->apply_sent && apply_is_due(n)) {
             fx_add(fx, NODE_FX_APPLY)->seq = safe;
             n->apply_sent = safe;
+            n->apply_sent_ms = n->now_ms;
             n->unapplied_bytes = 0;
         }
-        n->apply_due = false;
     }
     if (n->publish) {
         fx_add(fx, NODE_FX_PUBLISH);
@@ -382,6 +387,10 @@ bool node_wants_pump(const struct node *n) {
     for (unsigned i = 0; i < n->n_peers; i++)
         if (n->peers[i].heartbeat_held) return true;
     return false;
+}
+
+bool node_is_busy(const struct node *n) {
+    return n->raft && raft_last(n->raft) > raft_commit(n->raft) + NODE_FEW_RECORDS;
 }
 
 /* ---- What others may know -------------------------------------------------------------------- */
@@ -437,7 +446,7 @@ void node_snapshot(const struct node *n, struct node_snapshot *out) {
     if (n->raft) {
         out->term = raft_term(n->raft);
         out->ready = raft_ready(n->raft);
-        out->commit_seq = raft_commit(n->raft);
+        out->commit_seq = MUTANT(PUBLISH_UNCOMMITTED) ? raft_last(n->raft) : raft_commit(n->raft);
         out->durable_seq = raft_persisted(n->raft);
     }
     out->applied_seq = n->applied_seq;

@@ -53,7 +53,8 @@ enum node_event_type {
     NODE_EV_APPLIED, /* seq, bytes of log */
     NODE_EV_FLUSHED, /* seq: the store durably holds all up to it */
     /* done by the reader thread */
-    NODE_EV_FED, /* peer, ticket, blocks (from the seq asked for; blob NULL: failed, text) */
+    NODE_EV_FED, /* peer, ticket, blocks (from the seq asked for; blob NULL: failed, text; damaged:
+                    because of rot) */
 
     /* asked by clients; `token` comes back in exactly one REPLY each */
     NODE_EV_APPEND, /* append */
@@ -78,7 +79,7 @@ struct node_event {
     uint64_t peer, stream, token, seq, epoch, term, vote, bytes, ticket;
     uint64_t deadline_ms; /* of a client's request, 0: none; answered DEADLINE_EXCEEDED by then */
     enum wal_founding founding;
-    bool low, wait_applied;
+    bool low, wait_applied, damaged;
     const char *text;
     const struct peer_msg *msg; /* borrowed; the node takes its own references */
     struct node_bytes blocks;   /* NODE_EV_FED; borrowed */
@@ -159,6 +160,9 @@ void node_step(struct node *node, const struct node_event *event, struct node_ef
 void node_pump(struct node *node, struct node_effects *fx);
 /* Whether something is held back for a moment: the next TICK and pump must come within 2 ms. */
 bool node_wants_pump(const struct node *node);
+/* Whether more than a few records wait here for their commitment: then events are worth gathering,
+ * else worth a turn each. */
+bool node_is_busy(const struct node *node);
 
 /* What others may know of this node; copied by the shell for other threads. */
 struct node_peer_view {

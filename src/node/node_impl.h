@@ -11,6 +11,7 @@
 #ifndef NODE_NODE_IMPL_H
 #define NODE_NODE_IMPL_H
 
+#include "base/mutant.h"
 #include "node/node.h"
 #include "node/tail.h"
 
@@ -24,6 +25,8 @@ enum {
     NODE_ASK_AGAIN_MS = 150,
     NODE_RAFT_QUEUE = 8,
     NODE_APPLY_BYTES = 256 << 10,
+    NODE_APPLY_MS = 15,
+    NODE_FEW_RECORDS = 4,   /* uncommitted: more is load */
     NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
 };
 
@@ -129,8 +132,8 @@ struct node {
 
     uint64_t applied_seq, apply_sent;
     uint64_t unapplied_bytes; /* committed since the last APPLY, about */
-    bool apply_due;           /* a tick has passed since */
-    uint64_t checkpoint_seq;  /* the store here durably holds all up to it */
+    uint64_t apply_sent_ms;
+    uint64_t checkpoint_seq; /* the store here durably holds all up to it */
     bool flush_pending;
     uint64_t bytes_since_flush, last_flush_ms;
     uint64_t flush_wanted; /* flush until checkpoint_seq reaches it */

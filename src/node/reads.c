@@ -94,7 +94,7 @@ void reads_settle(struct node *n, struct node_effects *fx) {
     for (size_t i = 0; i < n->n_reads;) {
         struct read_wait *r = &n->reads[i];
         if (!r->known || r->seq > raft_commit(n->raft) ||
-            (r->wait_applied && r->seq > n->applied_seq)) {
+            (r->wait_applied && r->seq > n->applied_seq && !MUTANT(GET_BEFORE_APPLIED))) {
             i++;
             continue;
         }

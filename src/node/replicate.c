@@ -136,7 +136,7 @@ static void cut(struct node *n, const struct raft_effect *e, struct node_effects
         tail_init(&n->tail, pos);
     }
     if (n->write_next > e->seq + 1) n->write_next = e->seq + 1;
-    session_cut(n->sessions, e->seq);
+    if (!MUTANT(SESSIONS_SURVIVE_CUT)) session_cut(n->sessions, e->seq);
     while (n->n_markers > 0 && n->markers[n->n_markers - 1].seq > e->seq) n->n_markers--;
     n->logged_marker = n->committed_marker;
     for (size_t i = 0; i < n->n_markers; i++)
@@ -183,7 +183,7 @@ static void role_changed(struct node *n, const struct raft_effect *e, struct nod
     n->leader = e->leader;
     n->publish = true;
     if (was_leader && e->role != RAFT_LEADER) {
-        append_fail_all(n, fx);
+        if (!MUTANT(PENDING_SURVIVES_OFFICE)) append_fail_all(n, fx);
         checkpoint_fail_all(n, fx);
         for (unsigned i = 0; i < n->n_peers; i++) {
             n->peers[i].streaming = false;
@@ -209,6 +209,7 @@ static void acked(struct node *n, uint64_t peer, uint64_t seq) {
     struct node_peer *p = node_find_peer(n, peer);
     if (!p) return;
     while (p->n_inflight > 0 && p->inflight[p->inflight_head].last_seq <= seq) {
+        if (MUTANT(WINDOW_LEAKS)) return;
         p->inflight_bytes -= p->inflight[p->inflight_head].bytes;
         p->inflight_head = (p->inflight_head + 1) % NODE_MAX_INFLIGHT_MESSAGES;
         p->n_inflight--;
@@ -408,9 +409,11 @@ static void feed(struct node *n, struct node_peer *p, struct node_effects *fx) {
         }
         if (p->next_seq > n->tail.base.seq || p->next_seq > raft_persisted(n->raft)) break;
         if (p->next_seq <= n->base.seq) {
-            log_error("member %" PRIu64 " needs seq %" PRIu64 ", which is truncated", p->id,
-                      p->next_seq);
-            p->streaming = false;
+            /* Truncated since the stream began: all up to the base is durable in the member's
+             * store, so a probe at the base finds out where to go on. */
+            log_info("member %" PRIu64 " needs seq %" PRIu64 ", which is truncated: asking it anew",
+                     p->id, p->next_seq);
+            replicate_event(n, &(struct raft_event){.type = RAFT_EV_LOST, .peer = p->id}, NULL, fx);
             break;
         }
         struct node_effect *e = fx_add(fx, NODE_FX_FEED);
@@ -443,6 +446,13 @@ void replicate_fed(struct node *n, const struct node_event *event, struct node_e
     if (!p || !p->feed_pending || event->ticket != p->ticket) return;
     p->feed_pending = false;
     if (!node_is_leader(n) || !p->streaming) return;
+    if (event->damaged) {
+        /* Another leader can feed it; this one goes on as a follower. */
+        log_error("member %" PRIu64 " cannot be fed: %s: stepping down", p->id,
+                  event->text ? event->text : "the log is damaged");
+        replicate_event(n, &(struct raft_event){.type = RAFT_EV_STEP_DOWN}, NULL, fx);
+        return;
+    }
     struct block_header h;
     uint64_t last = 0;
     for (size_t at = 0; event->blocks.blob && at < event->blocks.size_bytes; at += h.length) {

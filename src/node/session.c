@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/mutant.h"
 
 struct session {
     uint64_t id;
@@ -91,6 +92,7 @@ enum session_verdict session_check(const struct session_table *t, uint64_t sessi
     const struct session *s = find(t, session);
     if (!s) return SESSION_UNKNOWN;
     *expected = s->last + 1;
+    if (MUTANT(SESSION_OUT_OF_ORDER) && sequence > s->last) return SESSION_ADMIT;
     if (sequence > s->last + 1 || sequence == 0) return SESSION_GAP;
     if (sequence == s->last + 1) {
         uint64_t oldest = acked_below > s->first_kept ? acked_below : s->first_kept;
@@ -133,7 +135,7 @@ static void forget(struct session *s, uint64_t acked_below) {
 }
 
 static replog_status remember(struct session *s, const struct block_header *h) {
-    forget(s, h->acked_below);
+    forget(s, MUTANT(SESSION_FORGETS_ANSWERS) ? s->last + 1 : h->acked_below);
     if (kept(s) >= SESSION_WINDOW) forget(s, s->first_kept + 1);
     if (kept(s) == s->capacity) {
         uint32_t capacity = s->capacity ? 2 * s->capacity : 4;

@@ -55,7 +55,7 @@ bool raft_leader_is_alive(const struct raft *r) {
 static bool is_up_to_date(const struct raft *r, const struct raft_msg *candidate) {
     uint64_t last_term = raft_runs_last_term(&r->runs);
     if (candidate->seq_term != last_term) return candidate->seq_term > last_term;
-    return candidate->seq >= r->runs.last_seq;
+    return candidate->seq >= r->runs.last_seq || MUTANT(VOTE_FOR_SHORTER_LOG);
 }
 
 void raft_become_follower(struct raft *r, uint64_t leader, struct raft_effects *fx) {
@@ -64,7 +64,8 @@ void raft_become_follower(struct raft *r, uint64_t leader, struct raft_effects *
         raft_reset_election_timer(r);
     }
     if (leader != r->leader) {
-        r->matched = r->commit; /* every later leader holds what is committed */
+        /* every later leader holds what is committed */
+        if (!MUTANT(MATCH_KEPT_OVER_LEADERS)) r->matched = r->commit;
         r->leader_round = 0;
     }
     r->role = RAFT_FOLLOWER;
@@ -184,8 +185,8 @@ void raft_on_prevote_reply(struct raft *r, const struct raft_msg *m, struct raft
  */
 void raft_on_vote(struct raft *r, const struct raft_msg *m, struct raft_effects *fx) {
     struct raft_msg reply = raft_msg_to(r, RAFT_VOTE_REPLY, m->from);
-    reply.ok = m->term == r->term && r->leader == 0 && (r->vote == 0 || r->vote == m->from) &&
-               is_up_to_date(r, m);
+    reply.ok = m->term == r->term && r->leader == 0 &&
+               (r->vote == 0 || r->vote == m->from || MUTANT(VOTE_TWICE)) && is_up_to_date(r, m);
     if (reply.ok) {
         r->vote = m->from;
         raft_become_follower(r, 0, fx);

@@ -37,7 +37,7 @@ struct raft_msg raft_msg_to(const struct raft *r, enum raft_msg_type type, uint6
 
 void raft_send(struct raft *r, const struct raft_msg *msg, struct raft_effects *fx) {
     bool promises_nothing = msg->type == RAFT_PREVOTE || msg->type == RAFT_PREVOTE_REPLY;
-    if (promises_nothing || raft_vote_is_saved(r)) {
+    if (promises_nothing || raft_vote_is_saved(r) || MUTANT(ANSWER_BEFORE_VOTE_SAVED)) {
         raft_fx_push(fx, RAFT_FX_SEND)->msg = *msg;
         return;
     }
@@ -271,7 +271,8 @@ uint64_t raft_match(const struct raft *r, uint64_t peer) {
 }
 
 bool raft_ready(const struct raft *r) {
-    return r->role == RAFT_LEADER && raft_runs_term_at(&r->runs, r->commit) == r->term;
+    return r->role == RAFT_LEADER && (raft_runs_term_at(&r->runs, r->commit) == r->term ||
+                                      MUTANT(READY_BEFORE_TERM_COMMITTED));
 }
 
 uint64_t raft_silence_ms(const struct raft *r, uint64_t peer) {

@@ -8,6 +8,7 @@
 #ifndef RAFT_RAFT_IMPL_H
 #define RAFT_RAFT_IMPL_H
 
+#include "base/mutant.h"
 #include "raft/raft.h"
 
 enum { RAFT_MAX_READS = 1024, RAFT_N_MSG_TYPES = RAFT_TIMEOUT_NOW + 1 };
@@ -103,7 +104,7 @@ void raft_send(struct raft *r, const struct raft_msg *msg, struct raft_effects *
 void raft_fail(struct raft *r, const char *text, struct raft_effects *fx);
 int raft_voter_index(const struct raft *r, uint64_t id); /* -1: none */
 static inline unsigned raft_majority(const struct raft *r) {
-    return r->config.n_voters / 2 + 1;
+    return r->config.n_voters / 2 + (MUTANT(HALF_IS_MAJORITY) ? r->config.n_voters % 2 : 1);
 }
 /* The largest value that a majority of the `n` has reached. Reorders them. */
 uint64_t raft_majority_value(const struct raft *r, uint64_t *values);

@@ -23,11 +23,12 @@ void raft_on_read(struct raft *r, uint64_t context, struct raft_effects *fx) {
         read_fail(context, fx);
         return;
     }
-    if (raft_majority(r) == 1) {
+    if (raft_majority(r) == 1 || MUTANT(READ_WITHOUT_ROUND)) {
         read_ok(context, r->commit, fx);
         return;
     }
     *read_at(r, r->n_reads++) = (struct read_request){.context = context, .seq = r->commit};
+    if (MUTANT(READ_BY_AN_OLD_ROUND)) read_at(r, r->n_reads - 1)->round = r->round;
     if (r->read_round == 0) raft_broadcast_round(r, fx);
 }
 

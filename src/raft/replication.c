@@ -75,7 +75,7 @@ static bool hears_majority(const struct raft *r) {
         uint64_t since_ms = p->heard ? p->heard_ms : r->lead_since_ms;
         n += r->now_ms - since_ms <= patience_ms;
     }
-    return n >= raft_majority(r);
+    return n >= raft_majority(r) || MUTANT(NO_CHECK_QUORUM);
 }
 
 void raft_leader_tick(struct raft *r, struct raft_effects *fx) {
@@ -100,8 +100,10 @@ static void advance_commit(struct raft *r, struct raft_effects *fx) {
     for (unsigned i = 0; i < r->config.n_voters; i++) {
         matches[i] = i == r->self_index ? r->persisted : r->peers[i].match;
     }
+    if (MUTANT(COUNT_UNDURABLE_LEADER)) matches[r->self_index] = r->runs.last_seq;
     uint64_t seq = raft_majority_value(r, matches);
-    if (seq <= r->commit || raft_runs_term_at(&r->runs, seq) != r->term) return;
+    if (seq <= r->commit) return;
+    if (raft_runs_term_at(&r->runs, seq) != r->term && !MUTANT(COMMIT_OLD_TERM)) return;
     r->commit = seq;
     raft_fx_push(fx, RAFT_FX_COMMIT)->seq = seq;
     for (unsigned i = 0; i < r->config.n_voters; i++) {
@@ -126,6 +128,7 @@ void raft_on_lost(struct raft *r, uint64_t peer, struct raft_effects *fx) {
     int i = raft_voter_index(r, peer);
     if (r->role == RAFT_FOLLOWER && peer != 0 && peer == r->leader) raft_leader_lost(r);
     if (i < 0 || r->role != RAFT_LEADER || !r->peers[i].streaming) return;
+    if (MUTANT(STREAM_NOT_RESTARTED)) return;
     stop_stream(&r->peers[i], fx);
     r->peers[i].probe_seq =
         r->peers[i].match; /* sure to match; the answer says how much more does */
@@ -151,7 +154,7 @@ static void on_rejected(struct raft *r, struct peer *p, const struct raft_msg *m
         raft_runs_ask_below(&r->runs, (struct position){.seq = m->seq, .term = m->seq_term});
     if (m->commit_seq <= r->runs.last_seq) ask = max_u64(ask, m->commit_seq);
     stop_stream(p, fx);
-    p->probe_seq = ask;
+    p->probe_seq = MUTANT(PROBE_STAYS) ? r->runs.last_seq : ask;
     if (ask >= asked) return; /* no progress: not before the next heartbeat */
     r->round++;
     send_position(r, p, fx);
@@ -203,7 +206,7 @@ void raft_on_transfer(struct raft *r, uint64_t peer, struct raft_effects *fx) {
 
 /* ---- Follower */
 static uint64_t durable_match(const struct raft *r) {
-    return min_u64(r->persisted, r->matched);
+    return MUTANT(COUNT_UNDURABLE_FOLLOWER) ? r->matched : min_u64(r->persisted, r->matched);
 }
 
 static void send_accept(struct raft *r, uint64_t round, struct raft_effects *fx) {
@@ -228,7 +231,8 @@ void raft_refuse_append(struct raft *r, const struct raft_msg *m, struct raft_ef
 }
 
 void raft_on_persisted(struct raft *r, uint64_t seq, uint64_t epoch, struct raft_effects *fx) {
-    if (epoch != r->epoch) return; /* of a tail that was cut since: says nothing about this one */
+    /* of a tail that was cut since: says nothing about this one */
+    if (epoch != r->epoch && !MUTANT(COUNT_LATE_PERSISTED)) return;
     uint64_t before = durable_match(r);
     r->persisted = max_u64(r->persisted, min_u64(seq, r->runs.last_seq));
     if (r->role == RAFT_LEADER) {
@@ -268,7 +272,8 @@ static enum fate entry_fate(const struct raft *r, const struct raft_entry *e) {
     if (e->last_seq <= r->runs.base_seq) return ENTRY_PRESENT;
     if (e->first_seq <= r->runs.base_seq) return ENTRY_IMPOSSIBLE;
     if (e->first_seq > r->runs.last_seq) return ENTRY_NEW;
-    if (raft_runs_term_at(&r->runs, e->first_seq) != e->term) return ENTRY_CONFLICTS;
+    if (raft_runs_term_at(&r->runs, e->first_seq) != e->term)
+        return MUTANT(KEEP_OTHER_TERM) ? ENTRY_PRESENT : ENTRY_CONFLICTS;
     /* One leader made both, so they are the same block. */
     return raft_runs_term_at(&r->runs, e->last_seq) == e->term ? ENTRY_PRESENT : ENTRY_IMPOSSIBLE;
 }
@@ -303,6 +308,7 @@ static bool take_entries(struct raft *r, const struct raft_msg *m, bool *accepte
 
 static bool position_matches(const struct raft *r, const struct raft_msg *m) {
     if (m->seq <= r->runs.base_seq) return true; /* committed, so the leader's log holds the same */
+    if (MUTANT(PREV_TERM_UNCHECKED)) return m->seq <= r->runs.last_seq;
     return m->seq <= r->runs.last_seq && raft_runs_term_at(&r->runs, m->seq) == m->seq_term;
 }
 
@@ -330,7 +336,8 @@ void raft_on_append(struct raft *r, const struct raft_msg *m, struct raft_effect
     if (!take_entries(r, m, &accepted, fx)) return;
     uint64_t end = m->n_entries > 0 ? m->entries[m->n_entries - 1].last_seq : m->seq;
     r->matched = max_u64(r->matched, end);
-    uint64_t commit = min_u64(m->commit_seq, r->matched);
+    uint64_t bound = MUTANT(COMMIT_BEYOND_MATCH) ? r->runs.last_seq : r->matched;
+    uint64_t commit = min_u64(m->commit_seq, bound);
     if (commit > r->commit) {
         r->commit = commit;
         raft_fx_push(fx, RAFT_FX_COMMIT)->seq = commit;

@@ -189,12 +189,14 @@ static replog_status send_out(struct rpc_call *call, struct rpc_out *out) {
     pthread_mutex_lock(&conn->mu);
     if (!atomic_load(&call->open) || !call->stream_open || call->fin) {
         status = REPLOG_CANCELLED;
-    } else if (!out) { /* a message lost for want of memory would be a hole in the stream */
+    } else if (!out) {
+        /* A message lost for want of memory would be a hole in the stream. What went before it may
+         * have had its effect: no status that says "refused". */
         if (call->is_server) {
-            call_abort(call, REPLOG_RESOURCE_EXHAUSTED, "out of memory", REPLOG_CANCELLED);
+            call_abort(call, REPLOG_UNAVAILABLE, "out of memory", REPLOG_CANCELLED);
         } else {
             session_reset(call, NGHTTP2_CANCEL);
-            call_close(call, REPLOG_RESOURCE_EXHAUSTED, "out of memory", true);
+            call_close(call, REPLOG_UNAVAILABLE, "out of memory", true);
         }
         conn_wake(conn);
         status = REPLOG_CANCELLED;

@@ -1,4 +1,5 @@
 /* channel.c: the client's side: connections on demand, backoff, starting calls, waiting for one. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +225,7 @@ struct unary {
     bool done;
     const ProtobufCMessageDescriptor *output;
     uint32_t n_replies;
+    bool no_memory; /* for the reply that came */
     ProtobufCMessage *reply;
     char *leader;
     replog_status status;
@@ -232,13 +234,17 @@ struct unary {
 
 static void unary_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes) {
     struct unary *u = rpc_call_user(call);
-    if (u->n_replies++ == 0)
-        u->reply = rpc_unpack(u->output, bytes, size_bytes, UNARY_BUDGET_BYTES);
+    if (u->n_replies++ > 0) return;
+    u->reply = rpc_unpack(u->output, bytes, size_bytes, UNARY_BUDGET_BYTES);
+    u->no_memory = !u->reply && errno == ENOMEM;
 }
 
 static void unary_closed(struct rpc_call *call, replog_status status, const char *text) {
     struct unary *u = rpc_call_user(call);
-    if (status == REPLOG_OK && (u->n_replies != 1 || !u->reply)) {
+    if (status == REPLOG_OK && u->no_memory) {
+        status = REPLOG_RESOURCE_EXHAUSTED;
+        text = "out of memory for the answer";
+    } else if (status == REPLOG_OK && (u->n_replies != 1 || !u->reply)) {
         status = REPLOG_INTERNAL;
         text = u->n_replies == 1 ? "the answer is malformed" : "not exactly one answer";
     }

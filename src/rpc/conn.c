@@ -32,10 +32,11 @@ static void free_transport(struct rpc_conn *conn) {
     conn->session = NULL;
     if (conn->rx) nng_aio_free(conn->rx);
     if (conn->tx) nng_aio_free(conn->tx);
+    if (conn->tx_now) nng_aio_free(conn->tx_now);
     if (conn->dial) nng_aio_free(conn->dial);
     if (conn->stream) nng_stream_free(conn->stream);
     if (conn->dialer) nng_stream_dialer_free(conn->dialer);
-    conn->rx = conn->tx = conn->dial = NULL;
+    conn->rx = conn->tx = conn->tx_now = conn->dial = NULL;
     conn->stream = NULL;
     conn->dialer = NULL;
     tx_clear(&conn->sending);
@@ -61,6 +62,7 @@ struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits) 
     bool ok = conn->rx_bytes && conn->sending.bytes &&
               nng_aio_alloc(&conn->rx, on_received, conn) == 0 &&
               nng_aio_alloc(&conn->tx, on_sent, conn) == 0 &&
+              nng_aio_alloc(&conn->tx_now, NULL, NULL) == 0 &&
               nng_aio_alloc(&conn->dial, on_dialled, conn) == 0 &&
               (conn->session = session_new(conn, is_server)) != NULL;
     if (!ok) {
@@ -103,6 +105,7 @@ void conn_reap(struct rpc_conn *conn) {
     if (conn->stream) nng_stream_close(conn->stream);
     nng_aio_stop(conn->rx);
     nng_aio_stop(conn->tx);
+    nng_aio_stop(conn->tx_now);
     loop_remove(conn);
     pthread_mutex_lock(&conn->mu);
     conn_run(conn);
@@ -168,6 +171,7 @@ static void deliver_inputs(struct rpc_conn *conn) {
     conn->inputs_spare_capacity = conn->n_inputs = 0;
     pthread_mutex_unlock(&conn->mu);
     for (size_t i = 0; i < n; i++) input_deliver(&inputs[i]);
+    if (conn->server) server_delivered(conn->server);
     pthread_mutex_lock(&conn->mu);
     for (size_t i = 0; i < n; i++) {
         give_credit(conn, inputs[i].call);
@@ -187,6 +191,7 @@ static void deliver_ready(struct rpc_conn *conn) {
     if (flags & READY_WRITABLE && call->handlers.writable && atomic_load(&call->open))
         call->handlers.writable(call);
     if (flags & READY_CLOSED) input_closed(call);
+    if (conn->server) server_delivered(conn->server);
     pthread_mutex_lock(&conn->mu);
     give_credit(conn, call);
     rpc_call_unref(call);
@@ -244,6 +249,40 @@ static void on_received(void *arg) {
 
 /* ---- Sending: one send in flight; what gathers meanwhile goes with the next. */
 
+static void send_failed(struct rpc_conn *conn, int rv) {
+    char text[128];
+    snprintf(text, sizeof text, "connection lost: %s", nng_strerror(rv));
+    conn_fail(conn, REPLOG_UNAVAILABLE, text);
+}
+
+/* So many bytes left. True: all of `sending` did. */
+static bool sent(struct rpc_conn *conn, size_t n) {
+    if (conn->server) server_count(conn->server, COUNT_OUT, n);
+    return tx_advance(&conn->sending, n);
+}
+
+/* What the socket takes at once leaves on this thread, without a completion that would wake
+ * another: nng tries the write when it is given the operation, and finishes one that has no
+ * callback in place. What the socket did not take is taken back whole (nng never holds a
+ * half-written one). True: all has left. */
+static bool send_now(struct rpc_conn *conn) {
+    for (;;) {
+        nng_aio_set_iov(conn->tx_now, conn->sending.n_iov, conn->sending.iov);
+        nng_stream_send(conn->stream, conn->tx_now);
+        nng_aio_abort(conn->tx_now, NNG_EAGAIN);
+        nng_aio_wait(conn->tx_now);
+        if (nng_aio_result(conn->tx_now) != 0) return false;
+        if (sent(conn, nng_aio_count(conn->tx_now))) return true;
+    }
+}
+
+/* A busy connection had better gather while nng sends. */
+static bool was_quiet(struct rpc_conn *conn) {
+    uint64_t now_ns = clock_mono_ns(), since_ns = now_ns - conn->sent_ns;
+    conn->sent_ns = now_ns;
+    return since_ns >= QUIET_NS;
+}
+
 static void start_send(struct rpc_conn *conn) {
     conn->tx_busy = true;
     nng_aio_set_iov(conn->tx, conn->sending.n_iov, conn->sending.iov);
@@ -263,15 +302,17 @@ static void check_finished(struct rpc_conn *conn) {
 }
 
 static void conn_pump(struct rpc_conn *conn) {
-    if (conn->tx_busy || conn->state != CONN_OPEN) return;
-    tx_clear(&conn->sending);
-    int rv = nghttp2_session_send(conn->session);
-    if (rv != 0) {
-        conn_fail(conn, REPLOG_UNAVAILABLE, nghttp2_strerror(rv));
-    } else if (conn->sending.n_iov) {
-        start_send(conn);
-    } else {
-        check_finished(conn);
+    while (!conn->tx_busy && conn->state == CONN_OPEN) {
+        tx_clear(&conn->sending);
+        int rv = nghttp2_session_send(conn->session);
+        if (rv != 0) {
+            conn_fail(conn, REPLOG_UNAVAILABLE, nghttp2_strerror(rv));
+        } else if (conn->sending.n_iov == 0) {
+            check_finished(conn);
+            return;
+        } else if (!(was_quiet(conn) && send_now(conn))) {
+            start_send(conn);
+        }
     }
 }
 
@@ -280,13 +321,9 @@ static void on_sent(void *arg) {
     pthread_mutex_lock(&conn->mu);
     int rv = nng_aio_result(conn->tx);
     if (rv != 0) {
-        char text[128];
-        snprintf(text, sizeof text, "connection lost: %s", nng_strerror(rv));
-        conn_fail(conn, REPLOG_UNAVAILABLE, text);
+        send_failed(conn, rv);
     } else if (conn->state == CONN_OPEN) {
-        size_t n = nng_aio_count(conn->tx);
-        if (conn->server) server_count(conn->server, COUNT_OUT, n);
-        if (tx_advance(&conn->sending, n))
+        if (sent(conn, nng_aio_count(conn->tx)))
             conn->tx_busy = false;
         else
             start_send(conn);

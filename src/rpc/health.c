@@ -1,4 +1,5 @@
 /* health.c: grpc.health.v1.Health. Hides: who watches. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,7 +49,10 @@ static bool read_request(struct rpc_call *call, const struct rpc_health *health,
     ProtobufCMessage *m = rpc_unpack(&grpc__health__v1__health_check_request__descriptor, bytes,
                                      size_bytes, HEALTH_BUDGET_BYTES);
     if (!m) {
-        rpc_finish(call, REPLOG_INVALID_ARGUMENT, "malformed HealthCheckRequest");
+        if (errno == ENOMEM)
+            rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "out of memory");
+        else
+            rpc_finish(call, REPLOG_INVALID_ARGUMENT, "malformed HealthCheckRequest");
         return false;
     }
     *known = knows(health, ((Grpc__Health__V1__HealthCheckRequest *)m)->service);
@@ -83,7 +87,8 @@ static void on_watch(struct rpc_call *call, const uint8_t *bytes, size_t size_by
     if (!w || health->n_watchers == WATCHERS_MAX) {
         pthread_mutex_unlock(&health->mu);
         free(w);
-        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "over the limit of 1024 health watchers");
+        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED,
+                   "over the limit of 1024 health watchers, or out of memory");
         return;
     }
     *w = (struct watcher){NULL, health->watchers, health, rpc_call_ref(call), known};

@@ -51,23 +51,24 @@ static void compact(struct rpc_call *call) {
     call->pending_at = 0;
 }
 
-static bool append(struct rpc_call *call, const uint8_t *data, size_t n) {
+/* RESOURCE_EXHAUSTED: over budget; UNAVAILABLE: no memory. */
+static replog_status append(struct rpc_call *call, const uint8_t *data, size_t n) {
     size_t need = pending_bytes(call) + n;
     if (call->pending_size + n > call->pending_capacity) compact(call);
     if (need > call->pending_capacity) {
         size_t capacity = call->pending_capacity ? call->pending_capacity : PENDING_FIRST_BYTES;
         while (capacity < need) capacity *= 2;
         size_t more = capacity - call->pending_capacity;
-        if (!within_budget(call, more)) return false;
+        if (!within_budget(call, more)) return REPLOG_RESOURCE_EXHAUSTED;
         uint8_t *bytes = realloc(call->pending, capacity);
-        if (!bytes) return false;
+        if (!bytes) return REPLOG_UNAVAILABLE;
         call->pending = bytes;
         call->pending_capacity = capacity;
         account(call, more, 0);
     }
     memcpy(call->pending + call->pending_size, data, n);
     call->pending_size += n;
-    return true;
+    return REPLOG_OK;
 }
 
 /* ---- Ends that the input brings about */
@@ -77,13 +78,23 @@ static void fail(struct rpc_call *call, replog_status status, const char *text) 
     pthread_mutex_lock(&conn->mu);
     if (call->is_server) {
         call_abort(call, status, text, REPLOG_CANCELLED);
-    } else if (!call->close_noted || call->close_stalled) {
+    } else if (!call->closed_done) {
+        /* Also when an outcome is noted already: it belongs to messages that are lost now. */
         session_reset(call, NGHTTP2_CANCEL);
         call->close_noted = call->close_stalled = false;
         call_close(call, status, text, true);
     }
     pthread_mutex_unlock(&conn->mu);
     input_drop(call);
+}
+
+/* No room for what came. What was delivered before may have had its effect, so that only a call
+ * of which nobody has heard is refused. */
+static void fail_for_room(struct rpc_call *call, replog_status status) {
+    bool memory = status == REPLOG_UNAVAILABLE;
+    if (call->n_messages > 0) status = REPLOG_UNAVAILABLE;
+    fail(call, status,
+         memory ? "out of memory" : "too many undelivered bytes on this connection or this server");
 }
 
 /* ---- Messages */
@@ -216,9 +227,10 @@ void input_deliver(const struct rpc_input *input) {
         data += used;
         n -= used;
     }
-    if (!atomic_load(&call->drop_input) && n > 0 && !append(call, data, n))
-        fail(call, REPLOG_RESOURCE_EXHAUSTED,
-             "too many undelivered bytes on this connection or this server");
+    if (!atomic_load(&call->drop_input) && n > 0) {
+        replog_status status = append(call, data, n);
+        if (status) fail_for_room(call, status);
+    }
     if (!atomic_load(&call->drop_input) && pending_bytes(call) > 0) {
         deliver_pending(call);
         check_front(call);

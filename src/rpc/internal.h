@@ -39,6 +39,7 @@ enum {
     CONNECTION_RESERVE_BYTES = 64 * 1024, /* of each connection, whatever all of them hold */
     TX_TIMEOUT_MS = 20000,
     LINGER_MS = 500,
+    QUIET_NS = 200000, /* since the last send began */
     MESSAGE_PREFIX_BYTES = 5,
     /* Frames that bring nothing (PING, SETTINGS, RST_STREAM, empty DATA, unknown): a token each. */
     FLOOD_BURST = 10000,
@@ -147,6 +148,7 @@ struct rpc_conn {
     nng_stream *stream;
     nng_stream_dialer *dialer;
     nng_aio *rx, *tx, *dial;
+    nng_aio *tx_now; /* without a callback: sends what the socket takes at once */
     nghttp2_session *session;
 
     uint8_t *rx_bytes;
@@ -155,6 +157,7 @@ struct rpc_conn {
     bool rx_full;    /* the last receive filled the buffer */
     struct rpc_tx sending;
     bool tx_busy;
+    uint64_t sent_ns; /* when the last send began */
 
     struct rpc_call *calls;
     size_t n_calls;
@@ -346,6 +349,7 @@ void channel_conn_gone(struct rpc_channel *channel, struct rpc_conn *conn);
 const struct rpc_routes *server_routes(const struct rpc_server *server);
 enum server_count { COUNT_CALL_OPEN, COUNT_CALL_DONE, COUNT_IN, COUNT_OUT, COUNT_PROTOCOL_ERROR };
 void server_count(struct rpc_server *server, enum server_count what, uint64_t n);
+void server_delivered(struct rpc_server *server);
 
 /* ---- Built-in services (health.c, reflection.c) --------------------------------------------- */
 

@@ -1,4 +1,5 @@
 /* pb.c: protobuf by hand, where bytes are hostile or the path is hot. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "rpc/rpc.h"
@@ -108,13 +109,17 @@ void pb_put_bytes(struct buffer *b, uint32_t number, const void *data, size_t si
 
 struct budget {
     size_t left_bytes;
+    bool memory_is_short;
 };
 
 static void *budget_alloc(void *data, size_t size_bytes) {
     struct budget *budget = data;
     if (size_bytes > budget->left_bytes) return NULL;
     void *p = malloc(size_bytes ? size_bytes : 1);
-    if (p) budget->left_bytes -= size_bytes;
+    if (p)
+        budget->left_bytes -= size_bytes;
+    else
+        budget->memory_is_short = true;
     return p;
 }
 
@@ -125,7 +130,10 @@ static void budget_free(void *data, void *p) {
 
 ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *bytes,
                              size_t size_bytes, size_t budget_bytes) {
-    struct budget budget = {budget_bytes};
+    struct budget budget = {budget_bytes, false};
     ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
-    return protobuf_c_message_unpack(descriptor, &allocator, size_bytes, bytes);
+    ProtobufCMessage *message =
+        protobuf_c_message_unpack(descriptor, &allocator, size_bytes, bytes);
+    if (!message) errno = budget.memory_is_short ? ENOMEM : EBADMSG;
+    return message;
 }

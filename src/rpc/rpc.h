@@ -75,8 +75,9 @@ struct rpc_piece {
 /* Queues one message made of n pieces (at most 64). It is always queued while the call is open:
  * OK, or RESOURCE_EXHAUSTED when the call's send queue has now reached its bound (stop until
  * `writable`), or CANCELLED when the call is over (nothing queued; running out of memory ends the
- * call). A server's unary answer leaves with its rpc_finish. While a server's call has a full queue
- * no more messages are delivered to it. */
+ * call, on both sides, with UNAVAILABLE: what it had done or sent before stands). A server's unary
+ * answer leaves with its rpc_finish. While a server's call has a full queue no more messages are
+ * delivered to it. */
 replog_status rpc_send(struct rpc_call *call, const struct rpc_piece *pieces, size_t n);
 /* The same for a protobuf-c message. */
 replog_status rpc_send_message(struct rpc_call *call, const ProtobufCMessage *message);
@@ -140,6 +141,10 @@ struct rpc_server_options {
     size_t send_queue_bytes;       /* of one call; 0: 1 MiB */
     uint32_t handshake_ms;         /* preface and SETTINGS must be there by then; 0: 3000 */
     uint32_t keepalive_ms; /* PING after so much silence, closed after as much again; 0: 10000 */
+    /* After each bunch of callbacks that one read of a connection brought, on the same thread; may
+     * send and finish, must not block. NULL: nothing. */
+    void (*delivered)(void *user);
+    void *user;
     /* For reflection: serialised FileDescriptorSets, as in the generated NAME.desc.h
      * (NAME_descriptor_set). Borrowed for the server's life. */
     const struct slice *descriptor_files;
@@ -203,7 +208,8 @@ replog_status rpc_unary(struct rpc_channel *channel, const ProtobufCServiceDescr
  */
 
 /* Unpacks with a budget on memory: 1 MiB of hostile input must not become 71 MB. NULL when
- * malformed or over budget_bytes. Freed with protobuf_c_message_free_unpacked(message, NULL). */
+ * malformed or over budget_bytes (errno is EBADMSG), or when memory is short (ENOMEM). Freed with
+ * protobuf_c_message_free_unpacked(message, NULL). */
 ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *bytes,
                              size_t size_bytes, size_t budget_bytes);
 

@@ -1,4 +1,5 @@
 /* server.c: the listener, its connections, draining, counters. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,6 +16,8 @@ enum { ACCEPT_RETRY_MS = 50, WARN_MS = 5000 };
 struct rpc_server {
     struct rpc_conn_limits limits;
     uint32_t max_connections;
+    void (*delivered)(void *user);
+    void *user;
     struct rpc_service *services; /* a copy of the user's list */
     size_t n_services;
     struct rpc_routes routes;
@@ -37,6 +40,10 @@ struct rpc_server {
 
 const struct rpc_routes *server_routes(const struct rpc_server *server) {
     return &server->routes;
+}
+
+void server_delivered(struct rpc_server *server) {
+    if (server->delivered) server->delivered(server->user);
 }
 
 void server_count(struct rpc_server *server, enum server_count what, uint64_t n) {
@@ -133,6 +140,8 @@ static void on_retry(void *arg) {
 
 static void set_limits(struct rpc_server *server, const struct rpc_server_options *o) {
     server->max_connections = o->max_connections ? o->max_connections : 256;
+    server->delivered = o->delivered;
+    server->user = o->user;
     server->limits = (struct rpc_conn_limits){
         .send_queue_bytes = o->send_queue_bytes ? o->send_queue_bytes : MIB,
         .max_bytes = o->max_connection_bytes ? o->max_connection_bytes : 16 * MIB,
@@ -151,9 +160,11 @@ static replog_status add_services(struct rpc_server *server, const struct rpc_se
     if (n) memcpy(server->services, services, n * sizeof *services);
     server->n_services = n;
     server->health = health_new(server->services, n, &built_in[0]);
+    errno = 0;
     server->reflection = reflection_new(server->services, n, o->descriptor_files,
                                         o->n_descriptor_files, &built_in[1]);
-    if (!server->health) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "out of memory");
+    if (!server->health || (!server->reflection && errno == ENOMEM))
+        return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "out of memory");
     if (!server->reflection)
         return error_set(err, REPLOG_INVALID_ARGUMENT, "descriptor_files are no descriptor sets");
     replog_status status = REPLOG_OK;

@@ -1,4 +1,5 @@
 /* service.c: which path is served by what, and dispatch through protobuf-c's generated stubs. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,7 +124,10 @@ void stub_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes
     ProtobufCMessage *request =
         rpc_unpack(stub->descriptor->methods[index].input, bytes, size_bytes, STUB_BUDGET_BYTES);
     if (!request) {
-        rpc_finish(call, REPLOG_INVALID_ARGUMENT, "the request message is malformed");
+        if (errno == ENOMEM)
+            rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "out of memory");
+        else
+            rpc_finish(call, REPLOG_INVALID_ARGUMENT, "the request message is malformed");
         return;
     }
     stub->invoke(stub, index, request, stub_reply, call);

@@ -99,7 +99,11 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     conn->head.bad_type = true;
     if (!conn->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     struct rpc_call *call = call_new(conn, true);
-    if (!call) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (!call) { /* "not processed": the client may try again */
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                  NGHTTP2_REFUSED_STREAM);
+        return 0;
+    }
     call->stream_id = frame->hd.stream_id;
     call->stream_open = true;
     nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, call);

@@ -64,6 +64,8 @@ replog_status store_rocksdb_open(const struct store_rocksdb_options *options, st
  * written after the last flush. */
 struct store *store_mem_new(void);
 void store_mem_crash(struct store *store);
+/* The applied seq that a crash now would go back to. */
+uint64_t store_mem_durable(const struct store *store);
 
 static inline void store_close(struct store *s) {
     if (s) s->ops->close(s);

@@ -271,3 +271,11 @@ void store_mem_crash(struct store *store) {
     m->applied = m->durable;
     pthread_mutex_unlock(&m->mutex);
 }
+
+uint64_t store_mem_durable(const struct store *store) {
+    struct store_mem *m = mem_of(store);
+    pthread_mutex_lock(&m->mutex);
+    uint64_t durable = m->durable;
+    pthread_mutex_unlock(&m->mutex);
+    return durable;
+}

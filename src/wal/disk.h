@@ -96,8 +96,18 @@ void disk_mem_crash(struct disk_mem *mem, enum disk_mem_loss loss, uint64_t seed
 void disk_mem_fail_syncs(struct disk_mem *mem, unsigned n);
 void disk_mem_fail_writes(struct disk_mem *mem, unsigned n);
 void disk_mem_set_capacity(struct disk_mem *mem, uint64_t capacity_bytes);
+/* The armed cut was reached: nothing works until disk_mem_crash. */
+bool disk_mem_is_off(const struct disk_mem *mem);
+/* How many calls the faults armed above have failed so far. */
+uint64_t disk_mem_n_failed(const struct disk_mem *mem);
+/* While on, calls neither count nor fail: for a watcher that reads between the calls of others. */
+void disk_mem_observe(struct disk_mem *mem, bool on);
 /* Flips bits of a file, cached and durable: rot. NOT_FOUND; OUT_OF_RANGE behind its end. */
 replog_status disk_mem_damage(struct disk_mem *mem, const char *path, uint64_t offset,
                               uint8_t xor_mask);
+/* Other kinds of it: bytes of a file replaced, a file cut short. As above. */
+replog_status disk_mem_overwrite(struct disk_mem *mem, const char *path, uint64_t offset,
+                                 const void *data, size_t size_bytes);
+replog_status disk_mem_shorten(struct disk_mem *mem, const char *path, uint64_t size_bytes);
 
 #endif

@@ -59,8 +59,10 @@ struct disk_mem {
     size_t n_changes;
     struct disk_file *files;
     struct disk_lock *locks;
-    uint64_t calls, cut_at, capacity_bytes;
+    uint64_t calls, cut_at, capacity_bytes, n_failed;
     unsigned fail_syncs, fail_writes;
+    bool observed;
+    bool litter; /* some inode may have lost its last name */
 };
 
 static struct inode *inode_new(struct disk_mem *mem) {
@@ -154,6 +156,7 @@ static void make_change(struct disk_mem *mem, enum change_type type, const char 
     mem->changes =
         disk_mem_must(realloc(mem->changes, (mem->n_changes + 1) * sizeof *mem->changes));
     mem->changes[mem->n_changes++] = change;
+    if (type != CHANGE_ADD) mem->litter = true;
 }
 
 static void drop_change(struct disk_mem *mem, size_t index) {
@@ -169,6 +172,7 @@ static void changes_to_device(struct disk_mem *mem, const char *dir, size_t limi
     for (size_t i = 0; i < mem->n_changes && limit;) {
         if (lies_in(mem->changes[i].path, dir)) {
             apply_change(&mem->durable, &mem->changes[i]);
+            if (mem->changes[i].type != CHANGE_ADD) mem->litter = true;
             drop_change(mem, i);
             limit--;
         } else {
@@ -201,6 +205,8 @@ static void crash_changes(struct disk_mem *mem, enum disk_mem_loss loss, uint64_
 
 /* Frees the inodes that no name, pending change or open file leads to. */
 static void collect(struct disk_mem *mem) {
+    if (!mem->litter) return;
+    mem->litter = false;
     for (struct inode *i = mem->inodes; i; i = i->next) i->in_use = false;
     const struct names *both[] = {&mem->cached, &mem->durable};
     for (int b = 0; b < 2; b++)
@@ -208,8 +214,11 @@ static void collect(struct disk_mem *mem) {
             if (both[b]->items[i].inode) both[b]->items[i].inode->in_use = true;
     for (size_t i = 0; i < mem->n_changes; i++)
         if (mem->changes[i].inode) mem->changes[i].inode->in_use = true;
-    for (struct disk_file *f = mem->files; f; f = f->next)
-        if (f->inode) f->inode->in_use = true;
+    for (struct disk_file *f = mem->files; f; f = f->next) {
+        if (!f->inode) continue;
+        if (!f->inode->in_use) mem->litter = true; /* only this file holds it */
+        f->inode->in_use = true;
+    }
     for (struct inode **at = &mem->inodes; *at;) {
         struct inode *inode = *at;
         if (inode->in_use) {
@@ -240,6 +249,7 @@ enum power { POWER_ON, POWER_CUT /* by this very call */, POWER_OFF };
 
 static enum power enter(struct disk_mem *mem) {
     pthread_mutex_lock(&mem->mutex);
+    if (mem->observed) return POWER_ON;
     mem->calls++;
     if (!mem->cut_at || mem->calls < mem->cut_at) return POWER_ON;
     return mem->calls == mem->cut_at ? POWER_CUT : POWER_OFF;
@@ -375,6 +385,7 @@ static replog_status mem_write(struct disk_file *file, const struct iovec *piece
         status = power_is_off(err, "write", file->path);
     } else if (!status && mem->fail_writes) {
         mem->fail_writes--;
+        mem->n_failed++;
         inode_write(file->inode, pieces, n, offset, total / 2);
         status = error_set(err, REPLOG_UNAVAILABLE, "write %s: input/output error", file->path);
     } else if (!status && total) {
@@ -392,6 +403,7 @@ static replog_status mem_sync(struct disk_file *file, replog_error *err) {
         status = power_is_off(err, "fdatasync", file->path);
     } else if (!status && mem->fail_syncs) {
         mem->fail_syncs--;
+        mem->n_failed++;
         inode_forget_dirty(file->inode);
         status = error_set(err, REPLOG_UNAVAILABLE, "fdatasync %s: input/output error", file->path);
     } else if (!status) {
@@ -480,6 +492,7 @@ static replog_status mem_sync_dir(void *ctx, const char *dir, replog_error *err)
         status = power_is_off(err, "fsync directory", dir);
     } else if (mem->fail_syncs) {
         mem->fail_syncs--;
+        mem->n_failed++;
         status = error_set(err, REPLOG_UNAVAILABLE, "fsync directory %s: input/output error", dir);
     } else {
         changes_to_device(mem, path, SIZE_MAX);
@@ -625,6 +638,7 @@ void disk_mem_free(struct disk_mem *mem) {
     free(mem->changes);
     clear_names(&mem->cached);
     clear_names(&mem->durable);
+    mem->litter = true;
     collect(mem);
     pthread_mutex_destroy(&mem->mutex);
     free(mem);
@@ -671,6 +685,7 @@ void disk_mem_crash(struct disk_mem *mem, enum disk_mem_loss loss, uint64_t seed
         add_name(&mem->cached, mem->durable.items[i].path, mem->durable.items[i].inode);
     for (struct disk_file *f = mem->files; f; f = f->next) f->inode = NULL;
     for (struct disk_lock *l = mem->locks; l; l = l->next) l->held = false;
+    mem->litter = true;
     mem->cut_at = 0;
     mem->fail_syncs = mem->fail_writes = 0;
     collect(mem);
@@ -695,17 +710,65 @@ void disk_mem_set_capacity(struct disk_mem *mem, uint64_t capacity_bytes) {
     pthread_mutex_unlock(&mem->mutex);
 }
 
+bool disk_mem_is_off(const struct disk_mem *mem) {
+    pthread_mutex_t *mutex = (pthread_mutex_t *)&mem->mutex;
+    pthread_mutex_lock(mutex);
+    bool off = mem->cut_at && mem->calls >= mem->cut_at;
+    pthread_mutex_unlock(mutex);
+    return off;
+}
+
+uint64_t disk_mem_n_failed(const struct disk_mem *mem) {
+    pthread_mutex_t *mutex = (pthread_mutex_t *)&mem->mutex;
+    pthread_mutex_lock(mutex);
+    uint64_t n = mem->n_failed;
+    pthread_mutex_unlock(mutex);
+    return n;
+}
+
+void disk_mem_observe(struct disk_mem *mem, bool on) {
+    pthread_mutex_lock(&mem->mutex);
+    mem->observed = on;
+    pthread_mutex_unlock(&mem->mutex);
+}
+
+/* The file that holds those bytes. */
+static replog_status find_bytes(struct disk_mem *mem, const char *path, uint64_t offset,
+                                size_t size_bytes, struct inode **found) {
+    const struct name *name = find_name(&mem->cached, path);
+    if (!name || !name->inode) return REPLOG_NOT_FOUND;
+    *found = name->inode;
+    uint64_t size = name->inode->cached.size_bytes;
+    return offset > size || size_bytes > size - offset ? REPLOG_OUT_OF_RANGE : REPLOG_OK;
+}
+
+replog_status disk_mem_overwrite(struct disk_mem *mem, const char *path, uint64_t offset,
+                                 const void *data, size_t size_bytes) {
+    pthread_mutex_lock(&mem->mutex);
+    struct inode *inode;
+    replog_status status = find_bytes(mem, path, offset, size_bytes, &inode);
+    for (size_t i = 0; i < size_bytes && !status; i++) {
+        uint8_t byte = ((const uint8_t *)data)[i];
+        inode->cached.data[offset + i] = byte;
+        if (offset + i < inode->durable.size_bytes) inode->durable.data[offset + i] = byte;
+    }
+    return leave(mem, status);
+}
+
+replog_status disk_mem_shorten(struct disk_mem *mem, const char *path, uint64_t size_bytes) {
+    pthread_mutex_lock(&mem->mutex);
+    struct inode *inode;
+    replog_status status = find_bytes(mem, path, size_bytes, 0, &inode);
+    if (!status) inode_shorten(inode, size_bytes);
+    return leave(mem, status);
+}
+
 replog_status disk_mem_damage(struct disk_mem *mem, const char *path, uint64_t offset,
                               uint8_t xor_mask) {
     pthread_mutex_lock(&mem->mutex);
-    const struct name *name = find_name(&mem->cached, path);
-    struct inode *inode = name ? name->inode : NULL;
-    replog_status status = REPLOG_OK;
-    if (!inode) {
-        status = REPLOG_NOT_FOUND;
-    } else if (offset >= inode->cached.size_bytes) {
-        status = REPLOG_OUT_OF_RANGE;
-    } else {
+    struct inode *inode;
+    replog_status status = find_bytes(mem, path, offset, 1, &inode);
+    if (!status) {
         inode->cached.data[offset] ^= xor_mask;
         if (offset < inode->durable.size_bytes) inode->durable.data[offset] ^= xor_mask;
     }

@@ -32,7 +32,12 @@ static void image_resize(struct image *image, uint64_t size_bytes) {
 }
 
 static void mark_dirty(struct inode *inode, uint64_t from, uint64_t to) {
-    for (uint64_t s = from / SECTOR; s * SECTOR < to; s++) inode->dirty[s] = 1;
+    if (from >= to) return;
+    uint64_t first = from / SECTOR, end = (to + SECTOR - 1) / SECTOR;
+    memset(inode->dirty + first, 1, end - first);
+    bool none = inode->dirty_from == inode->dirty_to;
+    if (none || first < inode->dirty_from) inode->dirty_from = first;
+    if (none || end > inode->dirty_to) inode->dirty_to = end;
 }
 
 void inode_resize(struct inode *inode, uint64_t size_bytes) {
@@ -49,6 +54,11 @@ void inode_resize(struct inode *inode, uint64_t size_bytes) {
     if (stale_end > old_size) mark_dirty(inode, old_size, stale_end);
 }
 
+void inode_shorten(struct inode *inode, uint64_t size_bytes) {
+    inode_resize(inode, size_bytes);
+    if (size_bytes < inode->durable.size_bytes) image_resize(&inode->durable, size_bytes);
+}
+
 void inode_write(struct inode *inode, const struct iovec *pieces, size_t n, uint64_t offset,
                  uint64_t limit) {
     if (offset + limit > inode->cached.size_bytes) inode_resize(inode, offset + limit);
@@ -62,10 +72,10 @@ void inode_write(struct inode *inode, const struct iovec *pieces, size_t n, uint
     }
 }
 
-static void sector_to_device(struct inode *inode, uint64_t sector) {
+static void sectors_to_device(struct inode *inode, uint64_t sector, uint64_t n) {
     uint64_t at = sector * SECTOR;
     uint64_t size = inode->cached.size_bytes - at;
-    if (size > SECTOR) size = SECTOR;
+    if (size > n * SECTOR) size = n * SECTOR;
     if (at + size > inode->durable.size_bytes) image_resize(&inode->durable, at + size);
     memcpy(inode->durable.data + at, inode->cached.data + at, size);
 }
@@ -75,20 +85,26 @@ static uint64_t n_sectors(const struct inode *inode) {
 }
 
 void inode_sync(struct inode *inode, bool half) {
-    uint64_t n_dirty = 0;
-    for (uint64_t s = 0; s < n_sectors(inode); s++) n_dirty += inode->dirty[s];
+    uint64_t n_dirty = 0, end = n_sectors(inode) < inode->dirty_to ? n_sectors(inode)
+                                                                    : inode->dirty_to;
+    for (uint64_t s = inode->dirty_from; s < end; s++) n_dirty += inode->dirty[s];
     uint64_t left = half ? n_dirty / 2 : n_dirty;
-    for (uint64_t s = 0; s < n_sectors(inode) && left; s++) {
-        if (!inode->dirty[s]) continue;
-        sector_to_device(inode, s);
-        inode->dirty[s] = 0;
-        left--;
+    for (uint64_t s = inode->dirty_from; s < end && left; s++) {
+        uint64_t n = 0; /* in a row */
+        while (n < left && s + n < end && inode->dirty[s + n]) inode->dirty[s + n++] = 0;
+        if (n) sectors_to_device(inode, s, n);
+        left -= n;
+        s += n;
     }
-    if (!half) image_resize(&inode->durable, inode->cached.size_bytes);
+    if (half) return;
+    image_resize(&inode->durable, inode->cached.size_bytes);
+    inode_forget_dirty(inode); /* those behind the end of a file that shrank */
 }
 
 void inode_forget_dirty(struct inode *inode) {
-    if (inode->dirty) memset(inode->dirty, 0, inode->cached.capacity / SECTOR);
+    if (inode->dirty_from < inode->dirty_to)
+        memset(inode->dirty + inode->dirty_from, 0, inode->dirty_to - inode->dirty_from);
+    inode->dirty_from = inode->dirty_to = 0;
 }
 
 void inode_crash(struct inode *inode, enum disk_mem_loss loss, uint64_t *rng) {
@@ -104,7 +120,7 @@ void inode_crash(struct inode *inode, enum disk_mem_loss loss, uint64_t *rng) {
         uint64_t size = rng_between(rng, low, high);
         if (rng_next(rng) & 1) size = rng_next(rng) & 1 ? low : high;
         for (uint64_t s = 0; s < n_sectors(inode); s++)
-            if (inode->dirty[s] && rng_next(rng) & 1) sector_to_device(inode, s);
+            if (inode->dirty[s] && rng_next(rng) & 1) sectors_to_device(inode, s, 1);
         image_resize(&inode->durable, size);
     }
     inode_resize(inode, 0);

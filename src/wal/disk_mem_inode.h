@@ -18,11 +18,14 @@ struct inode {
     struct inode *next; /* the owner's list */
     struct image cached, durable;
     uint8_t *dirty; /* one flag for each sector of cached.capacity */
+    uint64_t dirty_from, dirty_to; /* all that are set lie in between; equal: none */
     bool in_use;    /* the owner's mark */
 };
 
 /* Changes the cached size; new bytes read as zeros. */
 void inode_resize(struct inode *inode, uint64_t size_bytes);
+/* Cuts the file, cached and durable. */
+void inode_shorten(struct inode *inode, uint64_t size_bytes);
 /* Writes at most `limit` bytes of the pieces, growing the file if need be. */
 void inode_write(struct inode *inode, const struct iovec *pieces, size_t n, uint64_t offset,
                  uint64_t limit);

@@ -214,11 +214,11 @@ replog_status wal_write_seal(struct wal *wal, const struct wal_segment *segment,
 
 replog_status wal_seal_active(struct wal *wal, replog_error *err) {
     struct wal_segment *segment = wal->active;
-    replog_status status = wal_sync(wal, err);
+    replog_status status = MUTANT(ROLL_WITHOUT_SYNC) ? REPLOG_OK : wal_sync(wal, err);
     if (status) return status;
     status = wal_write_seal(wal, segment, segment->file, &wal->index, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return status;
-    if (!status) status = wal->disk->sync(segment->file, err);
+    if (!status && !MUTANT(ROLL_WITHOUT_SYNC)) status = wal->disk->sync(segment->file, err);
     if (status) return wal_break(wal, err);
     lock(wal);
     segment->sealed = true;
@@ -349,7 +349,7 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
                                  .offset = segment->write_end,
                                  .epoch = wal->manifest.epoch,
                                  .incarnation = segment->header.incarnation,
-                                 .mark = wal->durable,
+                                 .mark = MUTANT(MARK_AHEAD) ? wal->tail : wal->durable,
                                  .first_seq = wal->tail.seq + 1};
     uint8_t header[GROUP_HEADER_BYTES];
     group_encode(&group, header);
@@ -465,7 +465,8 @@ replog_status wal_sync(struct wal *wal, replog_error *err) {
     if (!err) err = &local;
     replog_status status = wal_writable(wal, err);
     if (status || wal->durable.seq == wal->tail.seq) return status;
-    if (wal->disk->sync(wal->active->file, err)) return wal_break(wal, err);
+    if (wal->disk->sync(wal->active->file, err) && !MUTANT(SYNC_FAILURE_IGNORED))
+        return wal_break(wal, err);
     lock(wal);
     wal->durable = wal->tail;
     unlock(wal);
@@ -518,7 +519,7 @@ replog_status wal_save_vote(struct wal *wal, struct wal_vote vote, replog_error 
     if (status) return status;
     struct wal_vote old = wal_vote(wal);
     bool other = vote.term == old.term && old.voted_for && vote.voted_for != old.voted_for;
-    if (vote.term < old.term || other)
+    if (vote.term < old.term || (other && !MUTANT(VOTE_TWICE)))
         return error_set(err, REPLOG_FAILED_PRECONDITION,
                          "term %" PRIu64 ", vote for %" PRIu64 ", after term %" PRIu64
                          ", vote for %" PRIu64 ": a term never falls, and has one vote",

@@ -131,6 +131,9 @@ void wal_reader_close(struct wal_reader *reader); /* NULL is ignored */
 replog_status wal_reader_next(struct wal_reader *reader, uint64_t limit_seq,
                               struct block_header *header, const uint8_t **bytes,
                               replog_error *err);
+/* Whether what the reader returned last is still in the log for certain: nothing was cut or
+ * truncated since. */
+bool wal_reader_current(const struct wal_reader *reader);
 /* The position of the block that ends at or holds `seq`, read from disk; wal_base(seq) when seq is
  * right below first_seq. OUT_OF_RANGE, DATA_LOSS as above. */
 replog_status wal_pos_at(struct wal *wal, uint64_t seq, struct wal_pos *pos, replog_error *err);

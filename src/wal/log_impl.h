@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/mutant.h"
 #include "wal/manifest.h"
 #include "wal/segment.h"
 #include "wal/vote.h"

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/mutant.h"
 #include "wal/group.h"
 
 enum { FIXED_BYTES = 140, MAX_BYTES = 16384 };
@@ -162,7 +163,7 @@ replog_status manifest_store(const struct disk *disk, const char *dir,
         status = disk->rename(disk->ctx, temporary.text, path.text, err);
         *renamed = status != REPLOG_RESOURCE_EXHAUSTED; /* another failure leaves it open */
     }
-    if (!status) status = disk->sync_dir(disk->ctx, dir, err);
+    if (!status && !MUTANT(RENAME_NOT_SYNCED)) status = disk->sync_dir(disk->ctx, dir, err);
     buffer_free(&content);
     return status;
 }

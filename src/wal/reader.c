@@ -265,6 +265,10 @@ replog_status wal_reader_next(struct wal_reader *reader, uint64_t limit_seq,
     return REPLOG_OK;
 }
 
+bool wal_reader_current(const struct wal_reader *reader) {
+    return atomic_load(&reader->wal->changes) == reader->changes;
+}
+
 replog_status wal_pos_at(struct wal *wal, uint64_t seq, struct wal_pos *pos, replog_error *err) {
     struct wal_pos base = wal_base(wal), tail = wal_tail(wal);
     if (seq == base.seq || seq == tail.seq) {

@@ -105,7 +105,7 @@ static replog_status look_behind(struct wal *wal, struct rescan *rescan, struct 
             group.incarnation != scan->incarnation || group.epoch < epoch)
             continue;
         if (group.epoch > wal->manifest.epoch) return old_manifest(wal, scan, group.epoch, err);
-        if (group.mark.seq > segment->last.seq)
+        if (group.mark.seq > segment->last.seq && !MUTANT(ROT_AS_TORN_TAIL))
             return error_set(err, REPLOG_DATA_LOSS,
                              "%s; the group at offset %" PRIu64 " proves that seq %" PRIu64
                              " was durable: this is damage, not a torn write",

@@ -68,7 +68,8 @@ replog_status wal_make_segment_file(struct wal *wal, const struct segment_header
         if (made && !from_pool) disk->unlink(disk->ctx, spare.text, &ignored);
         return status;
     }
-    if (!status) status = disk->sync_dir(disk->ctx, wal->dir, err);
+    if (!status && !MUTANT(SEGMENT_NAME_NOT_SYNCED))
+        status = disk->sync_dir(disk->ctx, wal->dir, err);
     if (status) {
         if (made) disk->close(made);
         return wal_break(wal, err);

@@ -242,7 +242,7 @@ static void test_too_large(void **state) {
     struct blob *blob = blob_new(RPC_MAX_MESSAGE_BYTES + 1);
     memset(blob->data, 0, blob->size_bytes);
     struct rpc_piece piece = {blob->data, blob->size_bytes, blob};
-    assert_int_equal(rpc_send(call, &piece, 1), REPLOG_RESOURCE_EXHAUSTED);
+    (void)rpc_send(call, &piece, 1); /* full or not: some of it may have left at once */
     blob_unref(blob);
     wait_closed(&s);
     assert_int_equal(s.status, REPLOG_RESOURCE_EXHAUSTED);

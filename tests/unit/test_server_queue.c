@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -19,7 +20,8 @@ struct number {
 static void taken_in_order_and_all_at_once(void **state) {
     (void)state;
     struct queue q;
-    struct number n[3] = {{{NULL, 10}, 0, 0}, {{NULL, 10}, 0, 1}, {{NULL, 10}, 0, 2}};
+    struct number n[3] = {
+        {{NULL, 10, false}, 0, 0}, {{NULL, 10, false}, 0, 1}, {{NULL, 10, false}, 0, 2}};
     queue_init(&q, 100);
     for (int i = 0; i < 3; i++) assert_int_equal(queue_put(&q, &n[i].item), 10 * (i + 1));
     struct queue_item *all = queue_take(&q, 0);
@@ -35,7 +37,8 @@ static void taken_in_order_and_all_at_once(void **state) {
 static void the_bound_holds_for_offers_only(void **state) {
     (void)state;
     struct queue q;
-    struct number n[4] = {{{NULL, 60}, 0, 0}, {{NULL, 50}, 0, 0}, {{NULL, 40}, 0, 0}};
+    struct number n[4] = {
+        {{NULL, 60, false}, 0, 0}, {{NULL, 50, false}, 0, 0}, {{NULL, 40, false}, 0, 0}};
     n[3].item.cost_bytes = 500;
     queue_init(&q, 100);
     assert_true(queue_offer(&q, &n[0].item));
@@ -71,7 +74,7 @@ static void *make(void *arg) {
     const struct maker *m = arg;
     for (unsigned i = 0; i < EACH;) {
         struct number *n = malloc(sizeof *n);
-        *n = (struct number){{NULL, sizeof *n}, m->index, i};
+        *n = (struct number){{NULL, sizeof *n, false}, m->index, i};
         if (queue_offer(m->q, &n->item)) {
             i++;
         } else {
@@ -111,12 +114,47 @@ static void many_threads_lose_nothing_and_keep_their_order(void **state) {
     queue_destroy(&q);
 }
 
+struct waiter {
+    struct queue *q;
+    _Atomic bool woke;
+};
+
+static void *wait_once(void *arg) {
+    struct waiter *w = arg;
+    queue_wait(w->q, 5000);
+    w->woke = true;
+    return NULL;
+}
+
+static void what_comes_quietly_wakes_nobody(void **state) {
+    (void)state;
+    struct queue q;
+    struct number n = {{NULL, 10, true}, 0, 0};
+    struct waiter w = {.q = &q};
+    pthread_t thread;
+    queue_init(&q, 100);
+    queue_poke(&q); /* nothing there: nobody is woken, now or later */
+    assert_int_equal(pthread_create(&thread, NULL, wait_once, &w), 0);
+    queue_wait(&q, 0);
+    const struct timespec moment = {.tv_nsec = 30000000};
+    (void)nanosleep(&moment, NULL);
+    assert_int_equal(queue_put(&q, &n.item), 10);
+    (void)nanosleep(&moment, NULL);
+    assert_false(w.woke);
+    queue_poke(&q);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(w.woke);
+    assert_ptr_equal(queue_take(&q, 0), &n.item);
+    queue_destroy(&q);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(taken_in_order_and_all_at_once),
         cmocka_unit_test(the_bound_holds_for_offers_only),
         cmocka_unit_test(waiting_ends_by_time_or_wake),
         cmocka_unit_test(many_threads_lose_nothing_and_keep_their_order),
+        cmocka_unit_test(what_comes_quietly_wakes_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Shows that the simulator can fail: every deliberate bug of src/base/mutant.h must be found by
+replog-sim within the number of seeds that mutants.txt states, and the seed that found it must pass
+without the bug. Builds a replog-sim with the switches first, unless --bin names one.
+
+Prints "ok mutant NAME ..." or "FAILED mutant NAME: why" for each, and a table at the end.
+
+usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--update] [NAME...]
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+LIST = HERE / "mutants.txt"
+SEED_SECONDS = 60  # real time for one seed: far more than any takes
+SLACK = 4  # --update states so many times the seeds that were needed
+
+
+def build(directory, jobs):
+    if not (directory / "build.ninja").exists():
+        subprocess.run(
+            ["cmake", "-S", ROOT, "-B", directory, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+             "-DREPLOG_MUTANT=0"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", directory, "-j", str(jobs), "--target", "replog-sim"],
+                   check=True, stdout=subprocess.DEVNULL)
+    found = sorted(directory.glob("**/replog-sim"))
+    if not found:
+        sys.exit(f"mutants.py: no replog-sim in {directory}")
+    return found[0]
+
+
+def read_limits():
+    limits = {}
+    for line in LIST.read_text().splitlines():
+        words = line.split("#")[0].split()
+        if words:
+            limits[words[0]] = int(words[1])
+    return limits
+
+
+def write_limits(needed):
+    """Replaces the numbers in the list, and nothing else of it."""
+    lines, known = [], set()
+    for line in LIST.read_text().splitlines():
+        words = line.split("#")[0].split()
+        if words and words[0] in needed:
+            line = re.sub(r"^(\S+\s+)\d+", rf"\g<1>{SLACK * needed[words[0]]}", line)
+        known.update(words[:1])
+        lines.append(line)
+    lines += [f"{name:28} {SLACK * n}" for name, n in needed.items() if name not in known]
+    LIST.write_text("\n".join(lines) + "\n")
+
+
+class Simulator:
+    def __init__(self, program):
+        self.program = str(program)
+        self.sound = {}  # seed -> does it pass without a bug
+        self.lock = threading.Lock()
+
+    def names(self):
+        out = subprocess.run([self.program, "--list-mutants"], check=True, text=True,
+                             stdout=subprocess.PIPE).stdout
+        return [line.split()[0] for line in out.splitlines()
+                if line.strip() and line.split()[0] != "NONE"]
+
+    def run(self, mutant, seed):
+        """None: the seed passed; else what the simulator says was violated."""
+        command = [self.program, "--seed", str(seed), "--mutant", mutant]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, errors="replace", timeout=SEED_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "[no end]"
+        if done.returncode == 0:
+            return None
+        if done.returncode < 0:
+            check = re.search(r"^.*check failed.*$", done.stdout, re.M | re.I)
+            return f"[crash] signal {-done.returncode} " + (check.group(0) if check else "")
+        found = re.search(r"\[[a-z][a-z -]*\].*", done.stdout)
+        return found.group(0) if found else "[exit %d] " % done.returncode + done.stdout[-200:]
+
+    def is_sound(self, seed):
+        with self.lock:
+            known = self.sound.get(seed)
+        if known is None:
+            known = self.run("NONE", seed) is None
+            with self.lock:
+                self.sound[seed] = known
+        return known
+
+
+def hunt(simulator, mutant, limit):
+    """(seeds that were needed or None, what was violated or why not)"""
+    for seed in range(1, limit + 1):
+        what = simulator.run(mutant, seed)
+        if what is None:
+            continue
+        if what == "[no end]":
+            return None, f"seed {seed} does not end within {SEED_SECONDS} s"
+        if not simulator.is_sound(seed):
+            return None, f"seed {seed} fails without the bug as well"
+        return seed, what
+    return None, f"not found by {limit} seeds"
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1])
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build-mutants")
+    parser.add_argument("--bin")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="in place of those in mutants.txt")
+    parser.add_argument("--update", action="store_true", help="write new limits to mutants.txt")
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    os.environ.pop("REPLOG_MUTANT", None)
+
+    simulator = Simulator(args.bin or build(args.build, args.jobs))
+    limits = read_limits()
+    names = simulator.names()
+    failed = 0
+    for name in sorted(set(names) ^ set(limits)):
+        if args.update:
+            continue
+        where = "mutants.txt" if name in names else "src/base/mutant.h"
+        print(f"FAILED mutant {name}: it is not in {where}", flush=True)
+        failed += 1
+    if args.names:
+        names = [name for name in names if name in args.names]
+
+    rows, needed = [], {}
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        runs = {name: pool.submit(hunt, simulator, name, args.limit or limits.get(name, 1))
+                for name in names}
+        for name, run in runs.items():
+            seeds, what = run.result()
+            rows.append((name, seeds, what))
+            if seeds is None:
+                failed += 1
+                print(f"FAILED mutant {name}: {what}", flush=True)
+            else:
+                needed[name] = seeds
+                print(f"ok mutant {name} ({seeds} of {args.limit or limits.get(name)} seeds)",
+                      flush=True)
+
+    print(f"\n{'deliberate bug':28} {'seeds':>5}  found by")
+    for name, seeds, what in rows:
+        print(f"{name:28} {seeds or '-':>5}  {what[:100]}")
+    if args.update:
+        write_limits(needed)
+    print(f"\n{len(needed)} of {len(names)} found")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+/* A member's disk.
+ *
+ * What damage is done, and where. The log says of itself what it cannot tell: rot in the last
+ * group before any mark followed looks like a torn write, and so does a last segment that lost
+ * its end. A voter that forgets what it has acknowledged is no case that any majority protocol
+ * survives, so such damage is left out, and everything else is in: any byte of a segment that a
+ * mark in a later, undamaged group covers; any byte and any end of a segment that has a successor;
+ * headers, seals, manifest, vote. */
+#include "sim_disk.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "wal/group.h"
+#include "wal/segment.h"
+
+enum { SECTOR = 512, MAX_FILES = 256 };
+
+/* ---- The store: another that fails while the disk is full */
+
+struct full_store {
+    struct store base;
+    struct store *inner;
+    const struct sim_disk *disk;
+};
+
+static struct store *inner(const struct store *s) {
+    return ((const struct full_store *)(const void *)s)->inner;
+}
+
+static replog_status store_write(struct store *s, const struct store_op *ops, size_t n,
+                                 uint64_t applied_seq, replog_error *err) {
+    return inner(s)->ops->write(inner(s), ops, n, applied_seq, err);
+}
+static replog_status store_get(struct store *s, struct slice key, struct buffer *value,
+                               uint64_t *seq, replog_error *err) {
+    return inner(s)->ops->get(inner(s), key, value, seq, err);
+}
+static replog_status store_meta_each(struct store *s,
+                                     void (*fn)(struct slice key, struct slice value, void *user),
+                                     void *user, replog_error *err) {
+    return inner(s)->ops->meta_each(inner(s), fn, user, err);
+}
+static replog_status store_flush(struct store *s, uint64_t *durable_seq, replog_error *err) {
+    if (((const struct full_store *)(const void *)s)->disk->full)
+        return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no space left for the store");
+    return inner(s)->ops->flush(inner(s), durable_seq, err);
+}
+static uint64_t store_applied(const struct store *s) {
+    return inner(s)->ops->applied(inner(s));
+}
+static replog_status store_each(struct store *s,
+                                void (*fn)(struct slice key, uint64_t seq, struct slice value,
+                                           void *user),
+                                void *user, replog_error *err) {
+    return inner(s)->ops->each(inner(s), fn, user, err);
+}
+static uint64_t store_memory_bytes(const struct store *s) {
+    (void)s;
+    return 0;
+}
+static void store_end(struct store *s) {
+    store_close(inner(s));
+    free(s);
+}
+
+static struct store *full_store_new(const struct sim_disk *disk) {
+    static const struct store_ops ops = {.write = store_write,
+                                         .get = store_get,
+                                         .meta_each = store_meta_each,
+                                         .flush = store_flush,
+                                         .applied = store_applied,
+                                         .each = store_each,
+                                         .memory_bytes = store_memory_bytes,
+                                         .close = store_end};
+    struct full_store *s = calloc(1, sizeof *s);
+    CHECK(s);
+    s->base.ops = &ops;
+    s->inner = store_mem_new();
+    s->disk = disk;
+    CHECK(s->inner);
+    return &s->base;
+}
+
+/* ---- Life */
+
+void sim_disk_init(struct sim *sim, struct sim_disk *disk) {
+    disk->mem = disk_mem_new(0);
+    disk->store = full_store_new(disk);
+    disk->low_us = sim_draw(sim, 10, 200);
+    disk->high_us = disk->low_us + sim_draw(sim, 50, 3000);
+    disk->slow = 1;
+}
+
+void sim_disk_free(struct sim_disk *disk) {
+    disk_mem_free(disk->mem);
+    store_close(disk->store);
+}
+
+void sim_disk_wipe(struct sim_disk *disk, bool log, bool store) {
+    if (log) {
+        disk_mem_free(disk->mem);
+        disk->mem = disk_mem_new(0);
+    }
+    if (store) {
+        store_close(disk->store);
+        disk->store = full_store_new(disk);
+    }
+    disk->full = false;
+}
+
+uint64_t sim_disk_latency_us(struct sim *sim, const struct sim_disk *disk) {
+    uint64_t us = sim_draw(sim, disk->low_us, disk->high_us) * disk->slow;
+    if (disk->stalled_until_us > sim->now_us + us) us = disk->stalled_until_us - sim->now_us;
+    return us;
+}
+
+void sim_disk_set_full(struct sim *sim, struct sim_disk *disk, bool full) {
+    disk->full = full;
+    uint64_t capacity = 0;
+    if (full) {
+        uint64_t free_bytes = 0;
+        disk_mem_observe(disk->mem, true);
+        disk_mem_set_capacity(disk->mem, UINT64_C(1) << 40);
+        const struct disk *table = disk_mem_table(disk->mem);
+        (void)table->free_bytes(table->ctx, SIM_DIR, &free_bytes, NULL);
+        disk_mem_observe(disk->mem, false);
+        uint64_t used = (UINT64_C(1) << 40) - free_bytes;
+        uint64_t rest = sim_draw(sim, 0, 2) ? sim_draw(sim, 0, 200000) : 0;
+        capacity = used + rest + 1;
+    }
+    disk_mem_set_capacity(disk->mem, capacity);
+}
+
+uint64_t sim_disk_store_durable(const struct sim_disk *disk) {
+    return store_mem_durable(inner(disk->store));
+}
+
+void sim_disk_crash(struct sim *sim, struct sim_disk *disk, bool power, enum disk_mem_loss loss) {
+    store_mem_crash(inner(disk->store)); /* its own journal is off: memory goes with the process */
+    if (power) disk_mem_crash(disk->mem, loss, sim_draw(sim, 0, UINT64_MAX - 1));
+}
+
+/* ---- Damage */
+
+struct file_list {
+    char names[MAX_FILES][40];
+    size_t n;
+};
+
+static void note_segment(const char *name, void *user) {
+    struct file_list *list = user;
+    size_t length = strlen(name);
+    if (length != 20 || strcmp(name + 16, ".seg") != 0 || list->n == MAX_FILES) return;
+    size_t at = list->n++; /* ascending */
+    for (; at > 0 && strcmp(list->names[at - 1], name) > 0; at--)
+        memcpy(list->names[at], list->names[at - 1], sizeof list->names[at]);
+    snprintf(list->names[at], sizeof list->names[at], "%s", name);
+}
+
+static bool load(const struct sim_disk *disk, const char *path, struct buffer *content) {
+    const struct disk *table = disk_mem_table(disk->mem);
+    struct disk_file *file = NULL;
+    replog_error err;
+    uint64_t size = 0;
+    size_t got = 0;
+    if (table->open(table->ctx, path, DISK_READ, &file, &err) != REPLOG_OK) return false;
+    bool ok = table->size(file, &size, &err) == REPLOG_OK && size > 0;
+    if (ok) {
+        buffer_clear(content);
+        uint8_t *data = buffer_extend(content, size);
+        CHECK(data);
+        ok = table->read(file, data, size, 0, &got, &err) == REPLOG_OK && got == size;
+    }
+    table->close(file);
+    return ok;
+}
+
+/* Up to where the last segment may be damaged: below the last but one of the groups whose mark
+ * covers all that stands before it, so that two are left to tell. */
+static uint64_t covered_end(const struct buffer *content) {
+    struct segment_header header;
+    if (content->size_bytes < SEGMENT_DATA_OFFSET) return 0;
+    if (!segment_header_decode(content->data, &header)) return 0;
+    uint64_t covered = 0, last = 0, epoch = header.epoch;
+    for (uint64_t at = SEGMENT_DATA_OFFSET; at + WAL_PAGE_BYTES <= content->size_bytes;
+         at += WAL_PAGE_BYTES) {
+        struct group_header group;
+        if (!group_decode(content->data + at, &group) || group.segment != header.number ||
+            group.offset != at || group.incarnation != header.incarnation || group.epoch < epoch)
+            continue;
+        epoch = group.epoch;
+        if (group.mark.seq + 1 < group.first_seq) continue;
+        covered = last;
+        last = at;
+    }
+    return covered;
+}
+
+static void misdirect(struct sim_disk *disk, const char *path, const struct buffer *content,
+                      uint64_t from, uint64_t to) {
+    (void)disk_mem_overwrite(disk->mem, path, to, content->data + from, SECTOR);
+}
+
+static const char *rot_segment(struct sim_disk *disk, enum sim_rot rot, uint64_t *rng,
+                               struct buffer *content) {
+    static char text[200];
+    struct file_list *list = calloc(1, sizeof *list);
+    CHECK(list);
+    const struct disk *table = disk_mem_table(disk->mem);
+    const char *done = NULL;
+    char path[64];
+    if (table->list(table->ctx, SIM_DIR, note_segment, list, NULL) != REPLOG_OK || list->n == 0)
+        goto out;
+    size_t which = rng_between(rng, 0, list->n - 1);
+    bool last = which == list->n - 1;
+    snprintf(path, sizeof path, "%s/%s", SIM_DIR, list->names[which]);
+    if (!load(disk, path, content)) goto out;
+    uint64_t end = last ? covered_end(content) : content->size_bytes;
+    if (end < SEGMENT_DATA_OFFSET + 2 * SECTOR || (rot == SIM_ROT_SHORT && last)) goto out;
+    /* where there are data, mostly; sometimes the header page or the seal */
+    uint64_t low = rng_between(rng, 1, 100) <= 80 ? SEGMENT_DATA_OFFSET : 0;
+    uint64_t at = rng_between(rng, low, end - 1), sector = at / SECTOR * SECTOR;
+    static const uint8_t zeros[SECTOR];
+    switch (rot) {
+    case SIM_ROT_FLIP:
+        (void)disk_mem_damage(disk->mem, path, at, (uint8_t)(1u << rng_between(rng, 0, 7)));
+        break;
+    case SIM_ROT_ZERO:
+        (void)disk_mem_overwrite(disk->mem, path, sector, zeros, SECTOR);
+        break;
+    case SIM_ROT_MISDIRECT:
+        misdirect(disk, path, content, rng_between(rng, 0, end / SECTOR - 1) * SECTOR, sector);
+        break;
+    default:
+        (void)disk_mem_shorten(disk->mem, path, at);
+    }
+    snprintf(text, sizeof text, "kind %d of %s (%s) at %" PRIu64, (int)rot, path,
+             last ? "the last" : "not the last", at);
+    done = text;
+out:
+    free(list);
+    return done;
+}
+
+static const char *rot_file(struct sim_disk *disk, const char *path, uint64_t *rng, bool both,
+                            struct buffer *content) {
+    if (!load(disk, path, content)) return NULL;
+    uint64_t size = content->size_bytes;
+    if (both) {
+        for (uint64_t copy = 0; copy + 4096 <= size; copy += 4096)
+            (void)disk_mem_damage(disk->mem, path, copy + rng_between(rng, 0, 4095), 0x10);
+    } else {
+        (void)disk_mem_damage(disk->mem, path, rng_between(rng, 0, size - 1), 0x04);
+    }
+    return path;
+}
+
+const char *sim_disk_rot(struct sim *sim, struct sim_disk *disk, enum sim_rot rot, uint64_t *rng) {
+    struct buffer content = {0};
+    const char *done;
+    (void)sim;
+    disk_mem_observe(disk->mem, true);
+    switch (rot) {
+    case SIM_ROT_MANIFEST:
+        done = rot_file(disk, SIM_DIR "/MANIFEST", rng, false, &content);
+        break;
+    case SIM_ROT_VOTE:
+        done = rot_file(disk, SIM_DIR "/VOTE", rng, true, &content);
+        break;
+    case SIM_ROT_VOTE_COPY:
+        done = rot_file(disk, SIM_DIR "/VOTE", rng, false, &content);
+        break;
+    default:
+        done = rot_segment(disk, rot, rng, &content);
+    }
+    disk_mem_observe(disk->mem, false);
+    buffer_free(&content);
+    return done;
+}

@@ -1,0 +1,52 @@
+/* sim_impl.h: the run itself, shared by sim_sched.c and the parts that S1's headers name. Clients
+ * and oracle see sim.h only. */
+#ifndef SIM_IMPL_H
+#define SIM_IMPL_H
+
+#include "sim.h"
+
+struct sim_net;
+struct sim_member;
+struct sim_watch;
+struct sim_faults;
+
+struct sim_event {
+    uint64_t at_us, order, tag;
+    sim_event_fn *fn;
+    void *arg;
+};
+
+struct sim {
+    struct sim_options options;
+    unsigned n_nodes;
+    uint64_t now_us, rng, order;
+    struct sim_event *heap;
+    size_t n_heap, heap_capacity;
+    uint64_t hash;
+    struct sim_figures figures;
+    uint64_t quiet_us, healed_us, last_call_us, end_us;
+    bool quiet; /* all faults have ended */
+
+    struct sim_member *members[SIM_MAX_NODES + 1]; /* by id */
+    struct sim_net *net;
+    struct sim_watch *watch;
+    struct sim_faults *faults;
+
+    /* drawn once for the run */
+    enum sim_sync sync;
+    uint32_t heartbeat_ms, election_ms, segment_bytes, pool_segments;
+};
+
+/* ---- sim_sched.c */
+struct sim *sim_new(const struct sim_options *options);
+void sim_free(struct sim *sim);
+/* Runs events up to (not at) that moment. */
+void sim_run_until(struct sim *sim, uint64_t at_us);
+uint64_t sim_hash(const struct sim *sim);
+bool sim_chance(struct sim *sim, unsigned percent);
+/* Who says a log line (base/log.h) that comes now; returns who it was. */
+unsigned sim_set_speaker(unsigned who);
+/* Called with the text of a failure before the process ends. */
+void sim_on_fail(void (*fn)(const struct sim *sim, const char *text));
+
+#endif

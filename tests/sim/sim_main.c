@@ -1,0 +1,464 @@
+/* replog-sim: runs seeds. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/mutant.h"
+#include "sim_faults.h"
+#include "sim_net.h"
+#include "sim_node.h"
+#include "sim_watch.h"
+
+static const char *program;
+
+/* ---- One run ---------------------------------------------------------------------------------- */
+
+struct result {
+    uint64_t seed, hash, virtual_us;
+    unsigned n_nodes;
+    struct sim_figures figures;
+    uint64_t faults[SIM_MAX_FAULT_KINDS];
+};
+
+static void replay_command(const struct sim_options *o, char *out, size_t size) {
+    int n = snprintf(out, size, "%s --seed %" PRIu64, program, o->seed);
+    if (o->n_nodes) n += snprintf(out + n, size - (size_t)n, " --nodes %u", o->n_nodes);
+    if (o->length_us)
+        n += snprintf(out + n, size - (size_t)n, " --ms %" PRIu64, o->length_us / 1000);
+    if (o->only) snprintf(out + n, size - (size_t)n, " --only %s", o->only[0] ? o->only : "none");
+}
+
+static void report_failure(const struct sim *sim, const char *text) {
+    char command[4096];
+    replay_command(sim_options(sim), command, sizeof command);
+    printf("FAILED seed %" PRIu64 " at %" PRIu64 ".%06" PRIu64 " s: %s\n  replay: %s --trace\n",
+           sim_options(sim)->seed, sim_now_us(sim) / 1000000, sim_now_us(sim) % 1000000, text,
+           command);
+}
+
+static void run_one(const struct sim_options *options, struct result *result) {
+    struct sim *sim = sim_new(options);
+    sim_faults_new(sim);
+    sim->net = sim_net_new(sim);
+    sim->watch = sim_watch_new(sim);
+    for (uint64_t id = 1; id <= sim->n_nodes; id++) sim->members[id] = sim_member_new(sim, id);
+    static const char *const syncs[] = {"always", "batch", "none"};
+    sim_trace(sim, 0,
+              "seed %" PRIu64 ": %u nodes, sync %s, heartbeat %u ms, election %u ms, segments of %u "
+              "bytes, %zu faults up to %" PRIu64 " ms",
+              options->seed, sim->n_nodes, syncs[sim->sync], sim->heartbeat_ms, sim->election_ms,
+              sim->segment_bytes, sim_faults_n(sim), sim->quiet_us / 1000);
+    sim_faults_start(sim);
+    sim_clients_start(sim);
+    sim_run_until(sim, sim->quiet_us);
+    sim_faults_quiet(sim);
+    sim_clients_quiet(sim);
+    sim_run_until(sim, sim->healed_us);
+    sim_watch_healed(sim);
+    sim_run_until(sim, sim->end_us);
+    sim_clients_finish(sim);
+    sim_watch_finish(sim);
+    sim_oracle_finish(sim);
+    *result = (struct result){.seed = options->seed,
+                              .hash = sim_hash(sim),
+                              .virtual_us = sim->end_us - 1000000,
+                              .n_nodes = sim->n_nodes,
+                              .figures = *sim_figures(sim)};
+    memcpy(result->faults, sim_faults_counts(sim), sizeof result->faults);
+    for (uint64_t id = 1; id <= sim->n_nodes; id++)
+        if (sim->members[id]->running)
+            sim_member_end(sim->members[id], SIM_KILL, DISK_LOSE_NONE);
+    sim_clients_free(sim);
+    for (uint64_t id = 1; id <= sim->n_nodes; id++) sim_member_free(sim->members[id]);
+    sim_net_free(sim->net);
+    sim_watch_free(sim->watch);
+    sim_faults_free(sim->faults);
+    sim_free(sim);
+}
+
+static void print_faults(const uint64_t *counts) {
+    const char *name;
+    bool any = false;
+    for (unsigned kind = 0; (name = sim_faults_name(kind)); kind++) {
+        if (!counts[kind]) continue;
+        printf("%s%s %" PRIu64, any ? ", " : "", name, counts[kind]);
+        any = true;
+    }
+    if (!any) printf("none");
+}
+
+static void print_result(const struct result *r) {
+    printf("seed %" PRIu64 ": %u nodes, %" PRIu64 " virtual s, %" PRIu64 " events, %" PRIu64
+           " appends acknowledged, %" PRIu64 " leaders, faults: ",
+           r->seed, r->n_nodes, r->virtual_us / 1000000, r->figures.events,
+           r->figures.appends_acked, r->figures.leaders);
+    print_faults(r->faults);
+    printf("; trace %016" PRIx64 "\n", r->hash);
+}
+
+/* ---- Many: children run slices, and tell of each seed through a pipe. A seed that fails ends its
+ * child; another goes on behind it. */
+
+enum { HANG_S = 120 };
+
+struct child {
+    pid_t pid;
+    int fd;
+    uint64_t next, step; /* the seed it is at, or that comes next */
+    bool done;
+};
+
+static void child_main(int fd, struct sim_options options, uint64_t from, uint64_t to,
+                       uint64_t step) {
+    for (uint64_t seed = from; seed <= to; seed += step) {
+        struct result r;
+        options.seed = seed;
+        alarm(HANG_S);
+        run_one(&options, &r);
+        if (write(fd, &r, sizeof r) != (ssize_t)sizeof r) _exit(3);
+    }
+    fflush(stdout);
+    _exit(0);
+}
+
+static void start_child(struct child *c, const struct sim_options *options, uint64_t to) {
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    fflush(stdout);
+    c->pid = fork();
+    CHECK(c->pid >= 0);
+    if (c->pid == 0) {
+        close(fds[0]);
+        child_main(fds[1], *options, c->next, to, c->step);
+    }
+    close(fds[1]);
+    c->fd = fds[0];
+}
+
+struct total {
+    uint64_t runs, failed, virtual_us;
+    struct sim_figures figures;
+    uint64_t faults[SIM_MAX_FAULT_KINDS];
+};
+
+static void add_up(struct total *t, const struct result *r) {
+    t->runs++;
+    t->virtual_us += r->virtual_us;
+    const uint64_t *from = (const uint64_t *)&r->figures;
+    uint64_t *to = (uint64_t *)&t->figures;
+    for (size_t i = 0; i < sizeof r->figures / sizeof *to; i++) to[i] += from[i];
+    for (size_t i = 0; i < SIM_MAX_FAULT_KINDS; i++) t->faults[i] += r->faults[i];
+}
+
+static double now_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void progress(const struct total *t, uint64_t n, double start_s, bool last) {
+    static double shown_s;
+    double now = now_s(), gone = now - start_s;
+    if (!isatty(STDERR_FILENO) || (!last && now - shown_s < 0.2)) return;
+    shown_s = now;
+    uint64_t done = t->runs + t->failed;
+    char bar[31];
+    for (size_t i = 0; i < 30; i++) bar[i] = i * n < done * 30 ? '#' : '.';
+    bar[30] = 0;
+    fprintf(stderr, "\r[%s] %" PRIu64 "/%" PRIu64 " seeds, %.1f a second, %" PRIu64 " failed%s", bar,
+            done, n, gone > 0 ? (double)done / gone : 0, t->failed, last ? "\n" : "");
+}
+
+/* One result, or the end of the child; false: it has ended. */
+static bool serve_child(struct child *c, const struct sim_options *options, uint64_t to,
+                        struct total *t) {
+    struct result r;
+    ssize_t got;
+    do got = read(c->fd, &r, sizeof r);
+    while (got < 0 && errno == EINTR);
+    if (got == (ssize_t)sizeof r) {
+        add_up(t, &r);
+        c->next = r.seed + c->step;
+        return true;
+    }
+    int status;
+    close(c->fd);
+    CHECK(waitpid(c->pid, &status, 0) == c->pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return false;
+    t->failed++;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 1) {
+        struct sim_options at = *options;
+        char command[4096];
+        at.seed = c->next;
+        replay_command(&at, command, sizeof command);
+        printf("FAILED seed %" PRIu64 ": the process ended with %s %d\n  replay: %s --trace\n",
+               c->next, WIFSIGNALED(status) ? "signal" : "status",
+               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), command);
+    }
+    c->next += c->step;
+    if (c->next > to) return false;
+    start_child(c, options, to);
+    return true;
+}
+
+static int run_many(const struct sim_options *options, uint64_t from, uint64_t to, unsigned jobs,
+                    uint64_t max_failures) {
+    struct total t = {0};
+    struct child children[64];
+    double start_s = now_s();
+    uint64_t n = to - from + 1;
+    if (jobs > n) jobs = (unsigned)n;
+    for (unsigned i = 0; i < jobs; i++) {
+        children[i] = (struct child){.next = from + i, .step = jobs};
+        start_child(&children[i], options, to);
+    }
+    unsigned left = jobs;
+    while (left > 0 && t.failed < max_failures) {
+        fd_set set;
+        int highest = 0;
+        FD_ZERO(&set);
+        for (unsigned i = 0; i < jobs; i++) {
+            if (children[i].done) continue;
+            FD_SET(children[i].fd, &set);
+            if (children[i].fd > highest) highest = children[i].fd;
+        }
+        if (select(highest + 1, &set, NULL, NULL, NULL) < 0) continue;
+        for (unsigned i = 0; i < jobs; i++) {
+            if (children[i].done || !FD_ISSET(children[i].fd, &set)) continue;
+            if (serve_child(&children[i], options, to, &t)) continue;
+            children[i].done = true;
+            left--;
+        }
+        progress(&t, n, start_s, false);
+    }
+    for (unsigned i = 0; i < jobs; i++) {
+        if (children[i].done) continue;
+        kill(children[i].pid, SIGKILL);
+        waitpid(children[i].pid, NULL, 0);
+    }
+    progress(&t, n, start_s, true);
+    double s = now_s() - start_s;
+    printf("%" PRIu64 " seeds passed, %" PRIu64 " failed; %" PRIu64 " virtual s, %" PRIu64
+           " events, %" PRIu64 " appends acknowledged, %" PRIu64 " unknown, %" PRIu64
+           " reads, %" PRIu64 " gets, %" PRIu64 " truncations, %" PRIu64
+           " leaders; %.1f s, %.1f seeds a second\nfaults: ",
+           t.runs, t.failed, t.virtual_us / 1000000, t.figures.events, t.figures.appends_acked,
+           t.figures.appends_unknown, t.figures.reads, t.figures.gets, t.figures.truncations,
+           t.figures.leaders, s, (double)(t.runs + t.failed) / s);
+    print_faults(t.faults);
+    printf("\n");
+    return t.failed ? 1 : 0;
+}
+
+/* ---- Shrinking: fewer faults, a shorter run, still failing ------------------------------------- */
+
+static unsigned n_tries;
+
+static bool still_fails(const struct sim_options *options) {
+    int fds[2];
+    n_tries++;
+    CHECK(pipe(fds) == 0);
+    fflush(stdout);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        struct result r;
+        CHECK(freopen("/dev/null", "w", stdout) != NULL);
+        alarm(HANG_S);
+        run_one(options, &r);
+        _exit(0);
+    }
+    close(fds[0]);
+    close(fds[1]);
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void list_text(const unsigned *list, size_t n, char *out) {
+    *out = 0;
+    for (size_t i = 0; i < n; i++) out += sprintf(out, "%s%u", i ? "," : "", list[i]);
+}
+
+static bool fails_with(struct sim_options options, const unsigned *list, size_t n) {
+    char *text = malloc(12 * n + 1);
+    CHECK(text);
+    list_text(list, n, text);
+    options.only = text;
+    bool fails = still_fails(&options);
+    free(text);
+    return fails;
+}
+
+/* Takes away ever smaller parts of the list while the run still fails. */
+static size_t thin_out(const struct sim_options *options, unsigned *list, size_t n) {
+    unsigned *trial = malloc((n + 1) * sizeof *trial);
+    CHECK(trial);
+    for (size_t part = (n + 1) / 2; part >= 1 && n > 0; part /= 2) {
+        for (size_t at = 0; at < n;) {
+            size_t gone = n - at < part ? n - at : part;
+            memcpy(trial, list, at * sizeof *list);
+            memcpy(trial + at, list + at + gone, (n - at - gone) * sizeof *list);
+            if (fails_with(*options, trial, n - gone)) {
+                n -= gone;
+                memcpy(list, trial, n * sizeof *list);
+            } else {
+                at += gone;
+            }
+        }
+    }
+    free(trial);
+    return n;
+}
+
+static int shrink(struct sim_options options) {
+    if (!still_fails(&options)) {
+        printf("seed %" PRIu64 " does not fail\n", options.seed);
+        return 0;
+    }
+    struct sim *sim = sim_new(&options);
+    sim_faults_new(sim);
+    size_t n = sim_faults_n(sim), before = n;
+    uint64_t length_us = sim->quiet_us - sim->now_us;
+    sim_faults_free(sim->faults);
+    sim_free(sim);
+    unsigned *list = malloc((n + 1) * sizeof *list);
+    char *text = malloc(12 * n + 16);
+    CHECK(list && text);
+    for (size_t i = 0; i < n; i++) list[i] = (unsigned)i;
+    n = thin_out(&options, list, n);
+    n = thin_out(&options, list, n);
+    list_text(list, n, text);
+    options.only = text;
+    printf("%zu of %zu faults are left after %u tries (%" PRIu64 " ms with faults)\n", n, before,
+           n_tries, length_us / 1000);
+    char command[8192];
+    replay_command(&options, command, sizeof command);
+    printf("%s --trace\n", command);
+    struct result r;
+    fflush(stdout);
+    run_one(&options, &r); /* says how it fails */
+    return 1;
+}
+
+/* ---- Options ---------------------------------------------------------------------------------- */
+
+static const char help[] =
+    "usage: replog-sim --seed N [--trace] [--shrink]\n"
+    "       replog-sim --seeds A..B [--jobs N] [--max-failures N]\n"
+    "Runs whole clusters of the real code in virtual time, with faults of every kind.\n"
+    "  --nodes N    1 to 7 members; else drawn\n"
+    "  --ms N       length of the time with faults, in virtual milliseconds; else drawn\n"
+    "  --only LIST  of the plan's faults only those numbers (--shrink finds them); none: no fault\n"
+    "  --trace      tells the story\n"
+    "  --shrink     looks for a smaller plan of faults that still fails\n"
+    "  --mutant M   with that deliberate bug, by name or number (built with -DREPLOG_MUTANT=0)\n"
+    "  --list-mutants\n";
+
+static uint64_t number(const char *option, const char *text) {
+    char *end;
+    errno = 0;
+    uint64_t value = text ? strtoull(text, &end, 10) : 0;
+    if (!text || end == text || *end || errno) {
+        fprintf(stderr, "replog-sim: %s needs a number\n", option);
+        exit(2);
+    }
+    return value;
+}
+
+/* Deliberate bugs exist in a build with REPLOG_MUTANT only. */
+static void list_mutants(void) {
+#ifdef REPLOG_MUTANT
+    for (int i = 1; i < N_MUTANTS; i++) printf("%s  %s\n", mutant_name(i), mutant_sentence(i));
+#endif
+}
+
+static void choose_mutant(const char *name) {
+#ifdef REPLOG_MUTANT
+    replog_mutant = name ? mutant_find(name) : -1;
+    if (replog_mutant >= 0) return;
+    fprintf(stderr, "replog-sim: no deliberate bug %s (see --list-mutants)\n", name ? name : "");
+#else
+    fprintf(stderr, "replog-sim: built without deliberate bugs (-DREPLOG_MUTANT=0): %s\n",
+            name ? name : "");
+#endif
+    exit(2);
+}
+
+static void range(const char *text, uint64_t *from, uint64_t *to) {
+    char *end = NULL;
+    if (text) *from = strtoull(text, &end, 10);
+    if (!text || end == text || strncmp(end, "..", 2) != 0) {
+        fprintf(stderr, "replog-sim: --seeds needs A..B\n");
+        exit(2);
+    }
+    *to = number("--seeds", end + 2);
+}
+
+int main(int argc, char **argv) {
+    struct sim_options options = {0};
+    uint64_t from = 1, to = 0, max_failures = UINT64_MAX;
+    unsigned jobs = 1;
+    bool one = false, many = false, wants_shrink = false;
+    program = argv[0];
+    setvbuf(stdout, NULL, _IOLBF, 1 << 16);
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        bool takes = true;
+        if (strcmp(arg, "--seed") == 0) {
+            options.seed = number(arg, value);
+            one = true;
+        } else if (strcmp(arg, "--seeds") == 0) {
+            range(value, &from, &to);
+            many = true;
+        } else if (strcmp(arg, "--jobs") == 0) {
+            jobs = (unsigned)number(arg, value);
+        } else if (strcmp(arg, "--nodes") == 0) {
+            options.n_nodes = (unsigned)number(arg, value);
+        } else if (strcmp(arg, "--ms") == 0) {
+            options.length_us = number(arg, value) * 1000;
+        } else if (strcmp(arg, "--only") == 0) {
+            options.only = value ? value : "";
+        } else if (strcmp(arg, "--mutant") == 0) {
+            choose_mutant(value);
+        } else if (strcmp(arg, "--max-failures") == 0) {
+            max_failures = number(arg, value);
+        } else {
+            takes = false;
+            if (strcmp(arg, "--trace") == 0) {
+                options.trace = true;
+            } else if (strcmp(arg, "--shrink") == 0) {
+                wants_shrink = true;
+            } else if (strcmp(arg, "--list-mutants") == 0) {
+                list_mutants();
+                return 0;
+            } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+                fputs(help, stdout);
+                return 0;
+            } else {
+                fprintf(stderr, "replog-sim: unknown option %s (see --help)\n", arg);
+                return 2;
+            }
+        }
+        i += takes;
+    }
+    if (one == many || options.n_nodes > SIM_MAX_NODES || jobs < 1 || jobs > 64 ||
+        (many && to < from)) {
+        fputs(help, stderr);
+        return 2;
+    }
+    sim_on_fail(report_failure);
+    if (many) return run_many(&options, from, to, jobs, max_failures);
+    if (wants_shrink) return shrink(options);
+    struct result r;
+    run_one(&options, &r);
+    print_result(&r);
+    return 0;
+}

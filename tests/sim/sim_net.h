@@ -1,0 +1,41 @@
+/* sim_net.h: the network: streams between members, connections of clients (sim.h), and what goes
+ * wrong with both. Bytes of one direction arrive in order; a connection that breaks may lose what
+ * is on its way, or deliver it late, beside the next connection.
+ * Hides: connections, dialling, packets. */
+#ifndef SIM_NET_H
+#define SIM_NET_H
+
+#include "sim_impl.h"
+
+/* Ends of connections: members by id, clients from SIM_END_CLIENT on. */
+enum { SIM_END_CLIENT = SIM_MAX_NODES + 1, SIM_MAX_CLIENTS = 24 };
+enum { SIM_MAX_ENDS = SIM_END_CLIENT + SIM_MAX_CLIENTS };
+
+struct sim_net *sim_net_new(struct sim *sim);
+void sim_net_free(struct sim_net *net);
+
+/* ---- For members */
+void sim_net_node_up(struct sim *sim, uint64_t id);
+/* With the power gone nobody says goodbye. */
+void sim_net_node_down(struct sim *sim, uint64_t id, bool power);
+void sim_net_node_resumed(struct sim *sim, uint64_t id);
+/* NODE_FX_SEND; dropped when there is no stream. Takes over the reference. */
+void sim_net_send(struct sim *sim, uint64_t from, struct node_effect *fx);
+void sim_net_refuse(struct sim *sim, uint64_t id, uint64_t stream, const char *text);
+void sim_net_welcome(struct sim *sim, uint64_t id, uint64_t stream, uint64_t peer);
+/* Whether that inbound stream is still there; *peer: whose it is, 0: not welcomed yet. */
+bool sim_net_admit(struct sim *sim, uint64_t id, uint64_t stream, uint64_t *peer);
+
+/* ---- Faults. From and to are ends. */
+enum sim_block { SIM_CLOG, SIM_CUT /* connections may break of it */ };
+/* Nothing passes that way; counted, so that faults may overlap. */
+void sim_net_block(struct sim *sim, unsigned from, unsigned to, enum sim_block how);
+void sim_net_unblock(struct sim *sim, unsigned from, unsigned to);
+void sim_net_delay(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us);
+void sim_net_duplicate(struct sim *sim, unsigned from, unsigned to, unsigned percent);
+/* Breaks the connections between both; 0 for `b`: all of a's. */
+void sim_net_break(struct sim *sim, unsigned a, unsigned b);
+/* All is well again. */
+void sim_net_heal(struct sim *sim);
+
+#endif

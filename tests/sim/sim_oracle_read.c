@@ -1,0 +1,293 @@
+/* sim_oracle_read.c: Gets, reads of the log, truncation. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "sim_oracle_impl.h"
+#include "wal/log.h"
+
+/* ---- The store, as the log makes it ------------------------------------------------------------ */
+
+/* How many writes to the key stand at or below a seq. */
+static size_t writes_upto(const struct oracle_key *k, uint64_t seq) {
+    size_t low = 0, high = k->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (k->writes[middle].seq <= seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* NULL when some store that has applied at least `floor` shows that key so; else why not. A store
+ * applies whole blocks. */
+static const char *impossible(struct oracle *o, unsigned key, bool found, uint64_t seq,
+                              uint64_t floor) {
+    const struct oracle_key *k = &o->keys[key];
+    size_t n = writes_upto(k, found ? seq : floor);
+    if (!found) {
+        if (n == 0 || k->writes[n - 1].deleted) return NULL;
+        for (size_t i = n; i < k->n; i++) {
+            bool shown = i + 1 == k->n || k->writes[i + 1].seq > k->writes[i].block_last_seq;
+            if (k->writes[i].deleted && shown) return NULL;
+        }
+        return "the key was there all the time";
+    }
+    if (n == 0 || k->writes[n - 1].seq != seq || k->writes[n - 1].deleted)
+        return "no such value is in the committed log";
+    if (n == k->n) return NULL;
+    const struct oracle_write *next = &k->writes[n];
+    if (next->seq <= k->writes[n - 1].block_last_seq) return "half of a batch shows";
+    return next->seq <= floor ? "a newer one was acknowledged, or seen, before" : NULL;
+}
+
+static bool same_value(struct oracle *o, unsigned key, uint64_t seq, struct slice value,
+                       uint64_t hash) {
+    const struct oracle_key *k = &o->keys[key];
+    size_t n = writes_upto(k, seq);
+    struct oracle_record r;
+    if (n == 0) return false;
+    oracle_record(o, k->writes[n - 1].append, k->writes[n - 1].index, &r);
+    if (!value.data) return hash64(r.value.data, r.value.size_bytes) == hash;
+    return r.value.size_bytes == value.size_bytes &&
+           memcmp(r.value.data, value.data, value.size_bytes) == 0;
+}
+
+static void judge_get(struct oracle *o, const struct sim_get *g, uint64_t hash) {
+    const char *why = impossible(o, g->key, g->found, g->seq, g->stale ? 0 : g->floor);
+    if (!why && g->found && !same_value(o, g->key, g->seq, g->value, hash))
+        why = "the value is another";
+    if (why)
+        sim_fail(o->sim,
+                 "client %u got key %u%s: %s, seq %" PRIu64 "; it had to see all up to %" PRIu64
+                 ": %s",
+                 g->who, g->key, g->stale ? " (stale)" : "", g->found ? "found" : "not found",
+                 g->seq, g->stale ? 0 : g->floor, why);
+}
+
+/* ---- What cannot be judged yet ------------------------------------------------------------------ */
+
+static struct oracle_doubt *doubt(struct oracle *o, uint64_t needs_seq) {
+    o->doubts = oracle_grow(o->doubts, o->n_doubts, &o->doubts_capacity, sizeof *o->doubts);
+    struct oracle_doubt *d = &o->doubts[o->n_doubts++];
+    *d = (struct oracle_doubt){.needs_seq = needs_seq};
+    return d;
+}
+
+void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
+    struct oracle *o = oracle_of(sim);
+    uint64_t needs = get->stale ? 0 : get->floor;
+    sim_figures(sim)->gets++;
+    sim_figures(sim)->client_checks++;
+    if (get->found && get->seq > needs) needs = get->seq;
+    if (needs <= o->end_seq) {
+        judge_get(o, get, 0);
+    } else {
+        struct oracle_doubt *d = doubt(o, needs);
+        d->is_get = true;
+        d->get = *get;
+        d->hash = hash64(get->value.data, get->value.size_bytes);
+        d->get.value = (struct slice){0};
+    }
+    /* a later one must not go back */
+    if (!get->stale && get->found && get->seq > o->floor) o->floor = get->seq;
+}
+
+void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
+    struct oracle *o = oracle_of(sim);
+    struct oracle_node *n = &o->nodes[g->node];
+    unsigned key = oracle_key_number(o, g->key);
+    CHECK(key < ORACLE_MAX_KEYS);
+    if (n->life != g->life) n->served_seq = 0;
+    n->life = g->life;
+    if (g->found && g->seq > g->commit_seq)
+        sim_fail(sim, "node %" PRIu64 " serves seq %" PRIu64 " of key %u, committed is %" PRIu64,
+                 g->node, g->seq, key, g->commit_seq);
+    if ((g->found && g->seq > o->end_seq) || n->served_seq > o->end_seq) return;
+    const char *why = impossible(o, key, g->found, g->seq, n->served_seq);
+    if (why)
+        sim_fail(sim,
+                 "node %" PRIu64 " serves key %u: %s, seq %" PRIu64
+                 "; in this life it had shown seq %" PRIu64 ": %s",
+                 g->node, key, g->found ? "found" : "not found", g->seq, n->served_seq, why);
+    if (g->found && g->seq > n->served_seq) n->served_seq = g->seq;
+}
+
+/* ---- Reads of the log --------------------------------------------------------------------------- */
+
+/* Whether a read shows that record: all with markers, else what users appended. */
+static bool shown(struct oracle *o, const struct oracle_block *b, uint64_t seq, bool markers) {
+    if (markers) return true;
+    if (b->append == ORACLE_NO_APPEND) return false;
+    if (b->append == ORACLE_PROBE) return true;
+    return seq < b->first_seq + o->appends[b->append].plan.n_records;
+}
+
+/* The first seq behind `seq` that a read shows; 0: none up to the end. */
+static uint64_t next_shown(struct oracle *o, uint64_t seq, bool markers, size_t *hint) {
+    for (uint64_t at = seq + 1; at <= o->end_seq; at++) {
+        const struct oracle_block *b = oracle_block_at(o, at, hint);
+        if (shown(o, b, at, markers)) return at;
+        if (b->append == ORACLE_NO_APPEND) at = b->last_seq; /* nothing more in this block */
+    }
+    return 0;
+}
+
+static uint64_t entry_hash(const replog_entry *e) {
+    uint64_t parts[3] = {(uint64_t)e->op, hash64(e->key, e->key_bytes),
+                         hash64(e->value ? e->value : "", e->value_bytes)};
+    return hash64(parts, sizeof parts);
+}
+
+static void judge_record(struct oracle *o, struct sim_read *read, uint64_t seq, uint64_t term,
+                         uint64_t hash) {
+    const struct oracle_block *b = oracle_block_at(o, seq, &read->hint);
+    uint64_t after = read->last ? read->last : read->from ? read->from - 1 : 0;
+    if (after > 0 || read->from > 0) {
+        uint64_t due = next_shown(o, after, read->markers, &read->hint);
+        if (due != seq)
+            sim_fail(o->sim,
+                     "client %u, who reads on behind %" PRIu64 ", gets %" PRIu64 " where %" PRIu64
+                     " is next",
+                     read->who, after, seq, due);
+        b = oracle_block_at(o, seq, &read->hint);
+    }
+    replog_entry e = {.op = b->marker, .key = "", .value = ""};
+    uint64_t index = seq - b->first_seq;
+    struct oracle_record r;
+    bool of_user = b->append < o->n_appends;
+    if (b->append == ORACLE_PROBE) {
+        e.value = ORACLE_PROBE_TEXT;
+        e.value_bytes = sizeof ORACLE_PROBE_TEXT;
+    } else if (of_user && index < o->appends[b->append].plan.n_records) {
+        oracle_record(o, b->append, (uint32_t)index, &r);
+        e.op = r.op;
+        e.key = r.key.data;
+        e.key_bytes = r.key.size_bytes;
+        e.value = r.value.data;
+        e.value_bytes = r.value.size_bytes;
+    } else if (of_user) {
+        e.op = REPLOG_OP_COMMIT;
+    }
+    if (entry_hash(&e) != hash || term != b->term)
+        sim_fail(o->sim,
+                 "client %u reads %" PRIu64 " as %s of term %" PRIu64
+                 " or with another content than what was committed (%s of term %" PRIu64 ")",
+                 read->who, seq, "a record", term, replog_op_name(e.op), b->term);
+}
+
+void sim_oracle_read_record(struct sim *sim, struct sim_read *read, const replog_entry *entry) {
+    struct oracle *o = oracle_of(sim);
+    sim_figures(sim)->reads++;
+    if (entry->seq <= read->last || entry->seq < read->from)
+        sim_fail(sim, "client %u, who read up to %" PRIu64 " from %" PRIu64 ", gets %" PRIu64,
+                 read->who, read->last, read->from, entry->seq);
+    if (read->to && entry->seq > read->to)
+        sim_fail(sim, "client %u, who reads up to %" PRIu64 ", gets %" PRIu64, read->who, read->to,
+                 entry->seq);
+    uint64_t hash = entry_hash(entry);
+    if (entry->seq <= o->end_seq) {
+        judge_record(o, read, entry->seq, entry->term, hash);
+    } else {
+        struct oracle_doubt *d = doubt(o, entry->seq);
+        d->read = *read;
+        d->seq = entry->seq;
+        d->hash = hash;
+        d->get.floor = entry->term;
+    }
+    read->last = entry->seq;
+}
+
+void oracle_settle_doubts(struct oracle *o) {
+    for (size_t i = 0; i < o->n_doubts;) {
+        struct oracle_doubt *d = &o->doubts[i];
+        if (d->needs_seq > o->end_seq) {
+            i++;
+            continue;
+        }
+        if (d->is_get) {
+            judge_get(o, &d->get, d->hash);
+        } else {
+            judge_record(o, &d->read, d->seq, d->get.floor, d->hash);
+        }
+        *d = o->doubts[--o->n_doubts];
+    }
+}
+
+void oracle_note_first_seqs(struct oracle *o) {
+    for (uint64_t id = 1; id <= sim_n_nodes(o->sim); id++) {
+        struct wal *wal = sim_node_running(o->sim, id) ? sim_node_wal(o->sim, id) : NULL;
+        uint64_t first = wal ? wal_first_seq(wal) : 0;
+        if (first <= o->highest_first_seq) continue;
+        o->highest_first_seq = first;
+        if (first > 1 && first - 1 > o->most_truncated)
+            sim_fail(o->sim,
+                     "the log of node %" PRIu64 " begins at %" PRIu64
+                     "; the most that was asked to be dropped is %" PRIu64,
+                     id, first, o->most_truncated);
+    }
+}
+
+static void end_of_read(struct oracle *o, const struct sim_read *read) {
+    uint64_t upto = read->to ? read->to : read->local ? 0 : read->floor;
+    uint64_t after = read->last ? read->last : read->from ? read->from - 1 : 0;
+    size_t hint = 0;
+    if (read->follow && !read->to)
+        sim_fail(o->sim, "client %u follows the log and was told that it ends", read->who);
+    if (upto > o->end_seq || (after == 0 && read->from == 0)) return;
+    uint64_t due = next_shown(o, after, read->markers, &hint);
+    if (due && due <= upto)
+        sim_fail(o->sim,
+                 "client %u was told that its read ends behind %" PRIu64 "; %" PRIu64
+                 " was due, up to %" PRIu64,
+                 read->who, after, due, upto);
+}
+
+void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_status status,
+                           const char *text) {
+    struct oracle *o = oracle_of(sim);
+    uint64_t next = read->last ? read->last + 1 : read->from;
+    sim_figures(sim)->client_checks++;
+    oracle_note_first_seqs(o);
+    if (status == REPLOG_NOT_FOUND) {
+        end_of_read(o, read);
+    } else if (status == REPLOG_OUT_OF_RANGE) {
+        bool truncated = next < o->highest_first_seq;
+        bool above = !read->follow && !truncated &&
+                     (read->local || next > read->floor + 1 || read->to > read->floor);
+        if (!truncated && !above)
+            sim_fail(sim,
+                     "client %u, who reads from %" PRIu64 " to %" PRIu64 ", now at %" PRIu64
+                     ", was told that it is out of range: %s; the log begins at %" PRIu64
+                     " or below everywhere, %" PRIu64 " was committed before",
+                     read->who, read->from, read->to, next, text, o->highest_first_seq,
+                     read->floor);
+    } else if (status == REPLOG_DATA_LOSS) {
+        bool damaged = false;
+        for (uint64_t id = 1; id <= sim_n_nodes(sim); id++)
+            if (sim_node_damage(sim, id)) damaged = true;
+        if (!damaged) sim_fail(sim, "client %u was told of damage: %s", read->who, text);
+    }
+}
+
+/* ---- Truncation ----------------------------------------------------------------------------------- */
+
+void sim_oracle_truncate_asked(struct sim *sim, uint64_t upto) {
+    struct oracle *o = oracle_of(sim);
+    if (upto > o->most_truncated) o->most_truncated = upto;
+}
+
+void sim_oracle_truncate_told(struct sim *sim, const replog_truncate_result *result) {
+    struct oracle *o = oracle_of(sim);
+    sim_figures(sim)->truncations++;
+    if (result->requested > o->most_truncated)
+        sim_fail(sim, "a truncation up to %" PRIu64 " is told, the most asked for is %" PRIu64,
+                 result->requested, o->most_truncated);
+    if (result->first_seq > o->most_truncated + 1)
+        sim_fail(sim, "the log begins at %" PRIu64 ", the most asked to be dropped is %" PRIu64,
+                 result->first_seq, o->most_truncated);
+    if (result->first_seq > o->highest_first_seq) o->highest_first_seq = result->first_seq;
+}

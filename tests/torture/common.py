@@ -1,0 +1,282 @@
+"""What the torture tests share: the test object, loads, and the judging of a whole cluster.
+
+A module of this folder offers TESTS = {"name": function(t)}. run.py gives the function a Torture:
+a harness.Test with a seeded generator and a time to fill. A function made by `timed` runs for a
+while (its share of --minutes); others run once.
+"""
+
+import contextlib
+import functools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "cluster"))
+
+import harness  # noqa: E402
+from harness import SLOW, Failure, Skip, check, equal, needs, spawn, wait  # noqa: E402, F401
+from oracle import Oracle, Told_by, parse  # noqa: E402, F401
+
+FULL = bool(os.environ.get("REPLOG_TORTURE_FULL"))
+
+
+def timed(function, *args, short_s, share=1, long_only=False, **kwargs):
+    """A test that fills `short_s` seconds, or its share of --minutes."""
+    made = functools.partial(function, *args, **kwargs)
+    made.SHORT_S, made.SHARE, made.LONG_ONLY = short_s, share, long_only
+    return made
+
+
+class Torture(harness.Test):
+    def __init__(self, bin_dir, directory, seed=1, seconds=None):
+        super().__init__(bin_dir, directory)
+        self.tests_dir = os.path.join(os.path.dirname(bin_dir), "tests")
+        self.seed, self.rng, self.seconds = seed, random.Random(seed), seconds
+        self.disks, self.loads, self.children = [], [], []
+        self.begun = time.monotonic()
+
+    def program(self, name):
+        path = os.path.join(self.tests_dir, name)
+        needs(os.path.exists(path), f"no {path}: built without the tests?")
+        return path
+
+    def time_left(self):
+        return self.begun + self.seconds - time.monotonic()
+
+    def background(self, *argv):
+        """A command beside the test, forgotten: it is ended with the test at the latest."""
+        self.children = [c for c in self.children if c.poll() is None]
+        child = spawn([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                      stderr=subprocess.DEVNULL)
+        self.children.append(child)
+        return child
+
+    def keep_evidence(self):
+        """After a failure: copies what the end of this process would unmount."""
+        self.end_children()
+        for node in self.nodes:
+            if node.alive():
+                node.kill()
+        for disk in self.disks:
+            if disk.mounted:
+                kept = os.path.join(self.dir, f"kept-{disk.name}")
+                subprocess.run(["cp", "-a", "--sparse=always", disk.path, kept], check=False,
+                               stderr=subprocess.DEVNULL)
+
+    def end_children(self):
+        for child in self.children + [load.process for load in self.loads]:
+            if child.poll() is None:
+                child.kill()
+            child.wait(10)
+
+    def finish(self):
+        self.end_children()
+        super().finish()
+
+
+@contextlib.contextmanager
+def environment(**variables):
+    """What is started in it has these variables."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def other_disk(t, how):
+    """The environment of a process whose disk is as disk_preload.c says: "lies", "slow:US", or ""."""
+    if not how:
+        return {}
+    return {"LD_PRELOAD": t.program("torture-disk.so"), "TORTURE_DISK": how,
+            "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+
+
+def draw_disk(t):
+    """Half of the disks are as fast as memory; others take up to 40 ms to sync."""
+    return other_disk(t, t.rng.choice(("", "", "slow:2000", "slow:10000", "slow:40000")))
+
+
+# ---- Loads
+
+
+class Load:
+    """A torture-load that runs until stopped; its record lies in the test's directory."""
+
+    def __init__(self, t, endpoints, name, seed, **options):
+        self.t, self.name = t, name
+        self.path = os.path.join(t.dir, f"load-{name}.record")
+        argv = [t.program("torture-load"), "--endpoints", endpoints, "--record", self.path,
+                "--name", name, "--seed", str(seed)]
+        for option, value in options.items():
+            argv += ["--" + option.replace("_", "-"), str(value)]
+        with open(os.path.join(t.dir, f"load-{name}.err"), "wb") as err:
+            self.process = spawn(argv, stdin=subprocess.PIPE, stdout=err, stderr=err)
+        t.loads.append(self)
+
+    def stop_sending(self):
+        if self.process.stdin:
+            self.process.stdin.close()
+            self.process.stdin = None
+
+    def wait_end(self, timeout=60):
+        self.stop_sending()
+        try:
+            status = self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"the load {self.name} did not end within {timeout * SLOW:.0f} s") from None
+        equal(status, 0, f"exit status of the load {self.name}")
+        self.t.loads.remove(self)
+
+
+SHAPES = (
+    dict(rate=600, window=64, batch=8, filler=2000, keyed=30),
+    dict(rate=150, window=16, batch=60, filler=600, keyed=70),
+    dict(rate=40, window=8, batch=4, filler=60000, keyed=10),
+)
+
+
+class Loads:
+    """The loads of one round, and their names; `acks`: one for each."""
+
+    def __init__(self, t, cluster, oracle, acks="qqm"):
+        self.t, self.cluster, self.oracle, self.acks = t, cluster, oracle, acks
+        self.round, self.running = 0, []
+
+    def start(self, pace=1.0):
+        self.round += 1
+        for i, ack in enumerate(self.acks):
+            shape = dict(SHAPES[i % len(SHAPES)])
+            shape["rate"] = max(1, int(shape["rate"] * pace / SLOW))
+            name = f"{'abcdefgh'[i]}{self.round}"
+            load = Load(self.t, self.cluster.endpoints, name, self.t.rng.getrandbits(48), ack=ack,
+                        timeout_ms=int(40000 * SLOW), **shape)
+            self.oracle.add(name, load.path)
+            self.running.append(load)
+        return self
+
+    def wait_acknowledged(self, more, timeout=30):
+        """Until so many more appends have been acknowledged than now."""
+        def count():
+            self.oracle.refresh()
+            return sum(u.state == "A" for told in self.oracle.loads.values()
+                       for u in told.units.values())
+        wanted = count() + more
+        wait(lambda: count() >= wanted, timeout, f"{more} more appends acknowledged")
+
+    def stop(self, timeout=90):
+        for load in self.running:
+            load.stop_sending()
+        for load in self.running:
+            load.wait_end(timeout)
+        self.running = []
+
+
+# ---- The log of a cluster
+
+
+def read_raw(cluster, node, first, last):
+    """One member's committed log from `first` to `last`, every record, as the lines of JSON."""
+    if last < first:
+        return b""
+    return cluster.cli("read", "--markers", "--node", "--from", str(first), "--to", str(last),
+                       at=node, timeout=120, call_ms=60000).ok().out
+
+
+def agree(cluster, oracle, timeout=60):
+    """Waits until all members hold the same; compares them to the byte, and feeds the oracle."""
+    check_alive(cluster.nodes)
+    last = cluster.wait_equal(timeout)["last_seq"]
+    raw = read_raw(cluster, cluster.nodes[0], oracle.next_seq, last)
+    for node in cluster.nodes[1:]:
+        other = read_raw(cluster, node, oracle.next_seq, last)
+        check(raw == other, f"nodes 1 and {node.id} differ from {oracle.next_seq} on: "
+              f"{first_difference(raw, other)}")
+    oracle.feed(parse(raw))
+    equal(oracle.next_seq, last + 1, "the log that was read ends")
+    return last
+
+
+def feed_committed(cluster, node, oracle):
+    """Feeds the oracle what one member knows to be committed: that stays, so it may be truncated."""
+    result = cluster.cli("read", "--markers", "--node", "--from", str(oracle.next_seq), at=node,
+                         call_ms=5000)
+    if result.rc == 0:
+        oracle.feed(parse(result.out))
+    else:  # nothing new, or it has just stopped
+        result.fails("OUT_OF_RANGE|UNAVAILABLE|DEADLINE")
+
+
+def first_difference(a, b):
+    for x, y in zip(a.splitlines(), b.splitlines()):
+        if x != y:
+            return f"{x[:150]} and {y[:150]}"
+    return f"{len(a)} and {len(b)} bytes"
+
+
+def check_stores(t, cluster, oracle, keys=12):
+    """Some keys, as every member's store has them: what replay of the log gives."""
+    def applied():
+        status = cluster.status()
+        return status and all(m["applied_seq"] == status["last_seq"] for m in status["members"])
+    wait(applied, 30, "every store has replayed the log")
+    names = sorted(oracle.latest)
+    for key in t.rng.sample(names, min(keys, len(names))):
+        for node in cluster.nodes:
+            got = cluster.cli("get", key, "--stale", at=node).ok().json[0]["value"]
+            equal(got, oracle.latest[key], f"{key} in the store of node {node.id}")
+
+
+def dump_raw(t, directory, first):
+    return t.run(t.replog, "--json", "wal", "dump", directory, "--from", str(first),
+                 timeout=120).ok().out
+
+
+def verify(t, directory, *args):
+    """replog wal verify: sound, or Failure."""
+    result = t.run(t.replog, "--json", "wal", "verify", directory, *args, timeout=120)
+    check(result.rc == 0, f"wal verify: {result}")
+    return result.json[0]
+
+
+def check_offline(t, cluster, oracle):
+    """The stopped members' files: sound, and the same to the byte where all of them have it."""
+    found = [verify(t, node.dir) for node in cluster.nodes]
+    last = min(f["last_seq"] for f in found)
+    chains = {verify(t, node.dir, "--at", str(last))["chain"] for node in cluster.nodes}
+    equal(len(chains), 1, f"chains at {last}")
+    check(last >= oracle.next_seq - 1, f"the files end at {last}, read was {oracle.next_seq - 1}")
+    return found
+
+
+def end_of(node):
+    """Kills a node that may have ended by itself: then with status 1, never by a crash."""
+    if node.alive():
+        node.kill()
+    check(node.process.wait(10) in (-signal.SIGKILL, 0, 1),
+          f"node {node.id} ended with status {node.process.returncode}: {node.log()[-600:]}")
+
+
+def check_alive(nodes):
+    for node in nodes:
+        check(node.alive(), f"node {node.id} has ended: {node.log()[-400:]}")
+
+
+def send_signal(node, number):
+    if node.alive():
+        node.signal(number)
+
+
+def resume(node):
+    send_signal(node, signal.SIGCONT)
+
+
+def remove(path):
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,50 @@
+/* torture-disk: for LD_PRELOAD. Another disk, by the environment's TORTURE_DISK:
+ *   lies      fsync and fdatasync say "durable" and do nothing: what a log does that forgets to
+ * sync. The torture must find the loss, or it could find nothing. slow:US   each takes up to so
+ * many microseconds longer, before it begins. The disks of the tests are memory, and nothing would
+ * ever be found half way between a write and its sync. */
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int (*real_fsync)(int);
+static int (*real_fdatasync)(int);
+static int lies;
+static uint64_t sleep_us;
+static _Atomic uint64_t state;
+
+__attribute__((constructor)) static void begin(void) {
+    const char *how = getenv("TORTURE_DISK");
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    state = (uint64_t)now.tv_nsec * 2654435761u + (uint64_t)getpid();
+    *(void **)&real_fsync = dlsym(RTLD_NEXT, "fsync");
+    *(void **)&real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    if (how && strcmp(how, "lies") == 0) lies = 1;
+    if (how && strncmp(how, "slow:", 5) == 0) sleep_us = strtoull(how + 5, NULL, 10);
+}
+
+static void wait_a_little(void) {
+    if (sleep_us == 0) return;
+    uint64_t z = atomic_fetch_add(&state, UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) % sleep_us;
+    struct timespec t = {.tv_sec = (time_t)(z / 1000000), .tv_nsec = (long)(z % 1000000) * 1000};
+    nanosleep(&t, NULL);
+}
+
+int fsync(int fd) {
+    if (lies) return 0;
+    wait_a_little();
+    return real_fsync(fd);
+}
+
+int fdatasync(int fd) {
+    if (lies) return 0;
+    wait_a_little();
+    return real_fdatasync(fd);
+}

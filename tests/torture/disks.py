@@ -1,0 +1,178 @@
+"""Real file systems that a test mounts, cuts off like a power failure, and mounts again.
+
+Everything lives in a mount namespace of the test's own process, the images on a tmpfs in it: when
+the process ends, however it ends, the kernel unmounts them and frees the loop devices.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+from harness import Failure, check, needs
+
+FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, uint32_t), of ext4, xfs and others
+NO_LOG_FLUSH = 2              # what was not synced is gone
+PAGE = 4096
+IMAGES_MIB = 4096             # bound of the tmpfs; the images are sparse
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def private_mounts():
+    """From here on, mounts are seen by this process and its children only. Once a process."""
+    needs(os.geteuid() == 0, "mounting file systems needs root")
+    clone_newns, ms_rec_private = 0x00020000, 0x4000 | (1 << 18)
+    needs(_libc.unshare(clone_newns) == 0, "no mount namespaces here")
+    needs(_libc.mount(b"none", b"/", None, ms_rec_private, None) == 0, "no private mounts here")
+
+
+def now_us():
+    return time.monotonic_ns() // 1000
+
+
+def command(*argv):
+    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=60)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def find(program):
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+class Disk:
+    """One file system on a loop device, mounted at `path`."""
+
+    def __init__(self, t, name, fs="ext4", size_mib=512):
+        self.name, self.fs = name, fs
+        mkfs = find(f"mkfs.{fs}")
+        needs(mkfs, f"no mkfs.{fs} here")
+        images = os.path.join(t.dir, "images")
+        if not os.path.isdir(images):
+            private_mounts()
+            os.mkdir(images)
+            needs(_libc.mount(b"tmpfs", images.encode(), b"tmpfs", 0,
+                              f"size={IMAGES_MIB}m".encode()) == 0, "no tmpfs for images")
+        self.image = os.path.join(images, name)
+        self.path = os.path.join(t.dir, f"disk-{name}")
+        os.mkdir(self.path)
+        with open(self.image, "wb") as f:
+            f.truncate(size_mib << 20)
+        status, text = command(mkfs, "-q", self.image)
+        needs(status == 0, f"mkfs.{fs}: {text[-200:]}")
+        self.mounted = False
+        try:
+            self.mount()
+        except Failure as e:
+            needs(False, f"no loop mounts of {fs} here: {e}")
+        t.disks.append(self)
+
+    def mount(self):
+        status, text = command("mount", "-t", self.fs, "-o", "loop,noatime", self.image, self.path)
+        check(status == 0, f"mount {self.name}: {text[-300:]}")
+        self.mounted = True
+
+    def unmount(self):
+        """What uses it must have ended; the kernel lets go of a killed process's files a little later."""
+        deadline = time.monotonic() + 20
+        while _libc.umount2(self.path.encode(), 0) != 0:
+            number = ctypes.get_errno()
+            check(number == errno.EBUSY and time.monotonic() < deadline,
+                  f"umount {self.path}: {os.strerror(number)}")
+            time.sleep(0.005)
+        self.mounted = False
+
+    def cut(self, *processes, before=lambda: None):
+        """The power fails, for these processes (Popen) too: they end first, in the middle of what
+        they do. Otherwise an fdatasync that is under way may return 0 for bytes that are lost (so do
+        ext4 and xfs when they are shut down under it), which no power cut lets anybody see.
+        Returns when it began and when it was over, in microseconds of CLOCK_MONOTONIC."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            began = now_us()
+            for process in processes:
+                if process.returncode is None:
+                    os.kill(process.pid, signal.SIGKILL)
+            before()
+            fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+            return began, now_us()
+        except OSError as e:
+            needs(e.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM),
+                  f"{self.fs} cannot be shut down here: {e}")
+            raise
+        finally:
+            os.close(fd)
+
+    def remount(self):
+        """Also without a cut: what the page cache held then comes from the device again."""
+        self.unmount()
+        self.mount()
+
+    def check(self):
+        """The file system's own opinion, at the end: that no cut of ours broke what it promises."""
+        self.unmount()
+        program = find({"ext4": "e2fsck", "xfs": "xfs_repair"}[self.fs])
+        if program:
+            status, text = command(program, "-n", *(["-f"] if self.fs == "ext4" else []), self.image)
+            check(status == 0, f"{self.fs} itself is damaged: {text[-400:]}")
+
+
+def write_some(rng, directory):
+    """Some pages of the segments reach the disk before the power fails, in any order: nobody asked
+    for it, nobody may count on it. (Without this all or nothing of what was not synced is lost.)"""
+    write = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, WRITE, WAIT_AFTER
+    try:
+        names = [n for n in os.listdir(directory) if n.endswith(".seg")]
+    except FileNotFoundError:
+        return
+    for name in sorted(names)[-3:]:
+        fd = os.open(os.path.join(directory, name), os.O_RDONLY)
+        pages = os.fstat(fd).st_size // PAGE
+        for _ in range(rng.choice((0, 1, 4, 16))):
+            at = rng.randrange(max(1, pages)) * PAGE
+            _libc.sync_file_range(fd, ctypes.c_int64(at),
+                                  ctypes.c_int64(rng.choice((1, 2, 16)) * PAGE), write)
+        os.close(fd)
+
+
+class Watch:
+    """inotify: wakes at the instant when files come, are renamed or go in a directory."""
+
+    CREATE, MOVED_TO, DELETE, MODIFY = 0x100, 0x80, 0x200, 0x2
+
+    def __init__(self, *paths, mask=0x100 | 0x80 | 0x200):
+        self.fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        check(self.fd >= 0, "inotify_init1")
+        for path in paths:
+            check(_libc.inotify_add_watch(self.fd, path.encode(), mask) >= 0, f"watch {path}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.fd)
+
+    def wait(self, matches, timeout):
+        """The first name for which matches(name) holds, or None after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                return None
+            data = os.read(self.fd, 65536)
+            while data:
+                size = struct.unpack_from("iIII", data)[3]
+                name = data[16:16 + size].rstrip(b"\0").decode(errors="replace")
+                if matches(name):
+                    return name
+                data = data[16 + size:]
+
+
+

@@ -1,0 +1,443 @@
+"""System calls that fail: under a real replogd each call on its files fails once, by a library that
+is loaded into it (fault_preload.so), and the kernel's own means: strace's injection, rlimits, a disk
+that is really full.
+
+What must hold: a node that cannot keep its promise ends and says why, what it acknowledged is there
+when it starts again, and clients finish, through it or through the others.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import faults
+from faults import ERRNO, KILL_AFTER, KILL_BEFORE, LIE, LOSE, SHORT, THEN_ERRNO
+from common import Loads, Oracle, agree
+from harness import Appender, Failure, as_line, check, equal, needs, wait
+
+SMALL = ["--segment-bytes", "64K", "--pool-segments", "1"]
+VALUE = "v" * 3000
+
+
+def batches(prefix, n, batch):
+    return [[f"{prefix}{i * batch + k}\t{prefix}{i * batch + k} {VALUE}" for k in range(batch)]
+            for i in range(n)]
+
+
+class Script:
+    """A short life of one node: start and recovery, appends over several segments, a checkpoint, a
+    truncation, single appends, the end. Whatever fails on the way, it is carried to its end: a node
+    that gave up is started again, without faults, and the client, which never stopped, finishes."""
+
+    def __init__(self, test, name, fault_of=faults.preload):
+        self.test = test
+        self.cluster = test.cluster(1, start=False, name=name)
+        self.node = self.cluster[1]
+        self.node.extra = SMALL
+        self.fault = fault_of(test, self.node)
+        self.ends = []  # last words of a node that gave up
+        self.rocksdb_aborts = 0
+
+    def template(self):
+        """The directory that every run begins with; about half of its log is truncated."""
+        self.node.start()
+        self.cluster.ready()
+        check(faults.loaded(self.fault), "fault_preload.so is not loaded into replogd")
+        last = self.cluster.append_lines([line for b in batches("t", 40, 4) for line in b],
+                                         batch=4)[-1]["last_seq"]
+        self.cluster.cli("checkpoint").ok()
+        self.cluster.cli("truncate", "--upto", str(last // 2)).ok()
+        self.last = last
+        equal(self.node.stop(), 0, "the template's end")
+        self.saved = os.path.join(self.test.dir, "template")
+        os.rename(self.node.dir, self.saved)
+        return self
+
+    def revive(self, arm):
+        """Starts the node again if it has ended. True: it had."""
+        if self.node.alive():
+            return False
+        self.note_end("under a fault")
+        if arm:
+            self.fault.clear()
+        self.node.start()
+        return True
+
+    def note_end(self, what):
+        """The node has ended by itself: with a word of why, or as it was killed."""
+        status = self.node.process.returncode
+        if status == -signal.SIGKILL:
+            return
+        if status == -signal.SIGABRT and "rocksdb::" in self.node.log().splitlines()[-1]:
+            self.rocksdb_aborts += 1  # Debian's RocksDB keeps its assertions, and some do not hold
+            return
+        self.ends.append(faults.check_named_end(self.node, what))
+        check(len(self.ends) < 4, f"{what}: it ends again and again: {self.ends[-1]}")
+
+    def admin(self, *command):
+        """A command that is asked for until it is done."""
+        deadline = time.monotonic() + 20
+        while self.cluster.cli(*command, call_ms=400).rc != 0:
+            check(time.monotonic() < deadline, f"{command} is never done: {self.node.log()[-500:]}")
+            self.revive(True)
+
+    def run(self, what, path, ops, action, at, number=errno.EIO):
+        """One run; gives how many calls were counted."""
+        shutil.rmtree(self.node.dir, ignore_errors=True)
+        shutil.copytree(self.saved, self.node.dir)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.node.log_path)
+        self.ends = []
+        self.fault.disk(path, ops, action, at, number)
+        self.node.start()
+        sent = batches("a", 12, 5) + batches("b", 4, 5)
+        try:
+            acks = self.append(sent)
+            self.revive(True)
+            self.admin("checkpoint")
+            self.admin("truncate", "--upto", str(acks[5]["last_seq"]))
+            self.revive(True)
+            singles = [[f"s{i}"] for i in range(5)]
+            acks += self.append(singles, 1)
+            # The end: with a fault still to come it may fail, but not in silence.
+            if self.node.alive():
+                self.node.signal(signal.SIGTERM)
+                if self.node.wait_end() != 0:
+                    self.note_end("at the end")
+            hits, seen, last = (self.fault.get(n) for n in ("hits", "seen", "last"))
+            self.judge_end(action, number, hits, last)
+            self.fault.clear()
+            self.node.start()
+            self.cluster.ready()
+            self.compare(sent + singles, acks)
+            equal(self.node.stop(), 0, "the last end")
+            result = self.test.verify(self.node)
+            check(result.rc == 0, f"wal verify: {result}")
+        except Failure as e:
+            raise Failure(f"{what}, call {at} ({self.fault.get('last')}): {e}") from None
+        return seen
+
+    def append(self, sent, batch=5):
+        """Appends through one client, reviving the node when it ends; the answers."""
+        client = Appender(self.cluster, batch=batch, prefix="x", call_ms=20000)
+        data = "".join(line + "\n" for b in sent for line in b).encode()
+        feeder = threading.Thread(target=self.feed, args=(client, data), daemon=True)
+        feeder.start()
+        deadline = time.monotonic() + 25
+        while client.process.poll() is None:
+            check(time.monotonic() < deadline,
+                  f"the client does not finish: {len(client.acknowledged())} of {len(sent)}; "
+                  f"{self.node.log()[-500:]}")
+            self.revive(True)
+            time.sleep(0.005)
+        equal(client.process.returncode, 0, f"the client's status ({client.errors()})")
+        acks = client.acknowledged()
+        equal(len(acks), len(sent), "answers")
+        return acks
+
+    @staticmethod
+    def feed(client, data):
+        with contextlib.suppress(BrokenPipeError):
+            client.process.stdin.write(data)
+            client.process.stdin.close()
+
+    def judge_end(self, action, number, hits, last):
+        """A sync or write that failed for good must have ended the node."""
+        call = last.split(" ")[0]
+        final = (action in (ERRNO, LOSE, THEN_ERRNO) and number == errno.EIO and hits
+                 and call in ("fdatasync", "fsync", "pwritev"))
+        if final and "/wal" in last:
+            check(self.ends, f"{last} failed, and the node went on: {self.node.log()[-300:]}")
+
+    def compare(self, sent, acks):
+        """The log holds exactly what was sent, at the places that the answers name."""
+        first = self.cluster.status()["first_seq"]
+        got = {r["seq"]: as_line(r) for r in self.cluster.read("--from", str(first))
+               if r["seq"] > self.last}
+        wanted = {ack["first_seq"] + k: line for b, ack in zip(sent, acks)
+                  for k, line in enumerate(b) if ack["first_seq"] + k >= first}
+        ready = {seq for seq, line in got.items() if line == "ready"}
+        missing = [seq for seq in wanted if got.get(seq) != wanted[seq]]
+        extra = [seq for seq in got if seq not in wanted and seq not in ready]
+        check(not missing, f"acknowledged and not in the log: {missing[:5]} of {len(missing)}")
+        check(not extra, f"in the log and never appended, or twice: {extra[:5]}")
+
+
+def sweep(t, path, plans, n):
+    """Each plan (what, ops, action, errno) at each call number, or at n of them in CI mode."""
+    rng = random.Random(faults.seed())
+    script = Script(t, "n").template()
+    done, hit, ends = 0, 0, 0
+    counts = {}
+    for what, ops, action, number in plans:
+        if ops not in counts:
+            counts[ops] = script.run("without a fault", path, ops, 0, 0)
+            check(counts[ops] > 4, f"only {counts[ops]} calls are counted on {path}")
+        for at in faults.sample(rng, counts[ops], n):
+            begin = time.monotonic()
+            script.run(what, path, ops, action, at, number)
+            if os.environ.get("T2DEBUG"): print(what, at, script.fault.get("last"), script.rocksdb_aborts, len(script.ends), "%.1f" % (time.monotonic()-begin), flush=True)
+            done += 1
+            hit += script.fault.get("hits") > 0 or action in (KILL_BEFORE, KILL_AFTER)
+            ends += len(script.ends)
+    print(f"{done} runs, {hit} with a fault, {ends} ends with a word of why; calls on {path}: "
+          f"{max(counts.values())}; RocksDB's own assertions failed {script.rocksdb_aborts} times")
+    check(hit >= done * 3 // 4, f"only {hit} of {done} runs met their fault")
+
+
+def test_each_call_on_the_log_fails_once(t):
+    sweep(t, "/wal", [
+        ("EIO", faults.ALL, ERRNO, errno.EIO),
+        ("ENOSPC", faults.WRITE | faults.ALLOCATE | faults.OPEN | faults.RENAME, ERRNO,
+         errno.ENOSPC),
+        ("EINTR", faults.ALL & ~faults.RENAME & ~faults.UNLINK, ERRNO, errno.EINTR),
+        ("a short write or read", faults.WRITE | faults.READ, SHORT, 0),
+        ("a lost write", faults.FDATASYNC, LOSE, errno.EIO),
+        ("done, and reported as failed", faults.CHANGES, THEN_ERRNO, errno.EIO),
+        ("killed before", faults.CHANGES, KILL_BEFORE, 0),
+        ("killed after", faults.CHANGES, KILL_AFTER, 0),
+    ], 1)
+
+
+def test_each_call_on_the_store_fails_once(t):
+    sweep(t, "/store", [
+        ("EIO", faults.CHANGES | faults.OPEN, ERRNO, errno.EIO),
+        ("ENOSPC", faults.WRITE | faults.ALLOCATE | faults.OPEN, ERRNO, errno.ENOSPC),
+        ("a short write", faults.WRITE, SHORT, 0),
+        ("killed before", faults.CHANGES, KILL_BEFORE, 0),
+    ], 1)
+
+
+
+# ---- A member of three
+
+
+def test_a_member_whose_disk_fails_ends_and_the_others_go_on(t):
+    """Writes and syncs of a leader's or follower's log fail at a drawn call, their bytes are gone."""
+    c = t.cluster(3, extra=SMALL, start=False)
+    fault = {n.id: faults.preload(t, n) for n in c.nodes}
+    c.start()
+    c.ready()
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qq").start()
+    loads.wait_acknowledged(50)
+    rounds, slowest = 40 if faults.FULL else 3, 0
+    for i in range(rounds):
+        leader = c.leader()
+        victim = leader if i % 2 == 0 else t.rng.choice(c.others(leader))
+        ops, action = t.rng.choice([(faults.FDATASYNC, LOSE), (faults.FDATASYNC, LOSE),
+                                    (faults.FDATASYNC | faults.WRITE, ERRNO),
+                                    (faults.FDATASYNC, THEN_ERRNO)])
+        fault[victim.id].disk("/wal", ops, action, t.rng.randrange(1, 30))
+        wait(lambda: not victim.alive(), 20, f"the end of node {victim.id} at a failed call")
+        ended_s = time.monotonic()
+        loads.wait_acknowledged(50)
+        slowest = max(slowest, time.monotonic() - ended_s)
+        faults.check_named_end(victim, "a failed disk", ["/wal/", os.strerror(errno.EIO)])
+        fault[victim.id].clear()
+        victim.start()
+        wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it is back")
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge()
+    print(f"{rounds} failed disks; 50 more appends within {slowest:.2f} s; {oracle.summary()}")
+
+
+# ---- strace: the kernel's own answer is replaced
+
+
+def straced(test, node, *expressions):
+    """The node's next start is under strace, which injects what the expressions say."""
+    needs(shutil.which("strace"), "strace is not installed")
+    plain = type(node).argv
+    calls = ",".join(sorted({e.split(":")[0] for e in expressions}))
+    log = os.path.join(test.dir, f"strace-{node.id}")
+    # --seccomp-bpf stops only where it matters; signals are not injected with it
+    fast = [] if any(":signal=" in e for e in expressions) else ["--seccomp-bpf"]
+    node.argv = lambda: ["strace", "-D", "-f", *fast, "-qq", "-o", log, "-e", f"trace={calls}",
+                         *[w for e in expressions for w in ("-e", f"inject={e}")], *plain(node)]
+    return log
+
+
+def injected(log):
+    with open(log, "rb") as f:
+        return f.read().count(b"(INJECTED)")
+
+
+# What is injected into a member that starts and takes part, and whether that is its end.
+INJECTIONS = [
+    ("fdatasync:error=EIO:when=12", "ends"),
+    ("pwritev:error=EIO:when=12", "ends"),
+    ("fdatasync:signal=KILL:when=8", "killed"),
+    ("pwritev:signal=KILL:when=9", "killed"),
+    ("pwritev:error=ENOSPC:when=9..14", "goes on"),
+    ("fallocate:error=ENOSPC:when=1..3", "goes on"),
+    ("pwritev:error=EINTR:when=2+3", "goes on"),
+    ("rename:signal=KILL:when=1", "killed"),
+    ("fsync:signal=KILL:when=1", "killed"),
+    ("fsync:error=EIO:when=1", "ends"),
+    ("unlink:signal=KILL:when=1", "killed"),
+    ("accept:error=EMFILE:when=1..12", "goes on"),
+    ("accept:error=ENFILE:when=2+2", "goes on"),
+    ("socket:error=EMFILE:when=2..9", "goes on"),
+    ("epoll_wait:error=EINTR:when=3+3", "goes on"),
+    ("sendmsg:error=EINTR:when=3+7", "goes on"),
+    ("readv:error=EINTR:when=3+7", "goes on"),
+]
+
+
+def inject(t, c, loads, expression, outcome):
+    node = t.rng.choice(c.nodes)
+    log = straced(t, node, expression)
+    what = f"node {node.id} under {expression}"
+    node.kill()
+    node.start()
+    if outcome == "goes on":
+        wait(lambda: c.status(at=node, call_ms=1000) and injected(log), 30, f"{what}: injected")
+        loads.wait_acknowledged(60)
+        check(node.alive(), f"{what}: it ended: {node.log()[-400:]}")
+        wait(lambda: c.member(node.id, c.status(at=node))["online"], 30, f"{what}: it takes part")
+        node.kill()
+    else:
+        wait(lambda: not node.alive(), 30, f"{what}: its end")
+        loads.wait_acknowledged(60)
+        if outcome == "killed":
+            equal(node.process.returncode, -signal.SIGKILL, f"{what}: status")
+        else:
+            faults.check_named_end(node, what)
+    del node.argv
+    node.start()
+    wait(lambda: (c.member(node.id) or {}).get("online"), 20, f"{what}: it is back without")
+
+
+def test_the_kernel_refuses_a_member_calls(t):
+    c = t.cluster(3, extra=SMALL)
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qq").start()
+    cases = INJECTIONS if faults.FULL else t.rng.sample(INJECTIONS, 4)
+    for expression, outcome in cases:
+        inject(t, c, loads, expression, outcome)
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge()
+    print(f"{len(cases)} injections; {oracle.summary()}")
+
+
+# ---- No descriptors
+
+
+def set_descriptors(node, n):
+    hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (n, hard))
+
+
+def open_descriptors(node):
+    return len(os.listdir(f"/proc/{node.pid}/fd"))
+
+
+def test_a_member_without_descriptors(t):
+    """The real EMFILE: none left for connections and files. It refuses, or ends and says why; the
+    others go on; with descriptors it takes part again."""
+    c = t.cluster(3, extra=SMALL)
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qq").start()
+    ends, refusals = 0, 0
+    for node in [c.leader()] + ([n for n in c.nodes] if faults.FULL else []):
+        set_descriptors(node, open_descriptors(node))
+        until = time.monotonic() + 2
+        while time.monotonic() < until and node.alive():
+            refusals += c.cli("get", "none", "--stale", at=node, call_ms=200).rc != 0
+        loads.wait_acknowledged(100)
+        if node.alive():
+            set_descriptors(node, 1024)
+        else:
+            ends += 1
+            faults.check_named_end(node, "without descriptors", [os.strerror(errno.EMFILE)])
+            node.start()
+        wait(lambda: c.status(at=node, call_ms=1000), 20, f"node {node.id} answers again")
+        wait(lambda: c.member(node.id, c.status(at=node))["online"], 30, "it takes part again")
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge()
+    check(ends or refusals, "nobody noticed")
+    print(f"{refusals} refusals, {ends} ends; {oracle.summary()}")
+
+
+# ---- Full disks
+
+
+def unshare_mounts():
+    """Mounts of this process that nobody else sees; the kernel removes them with it."""
+    needs(os.geteuid() == 0, "mounting a small file system needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_ns, rec_private = 0x00020000, 0x4000 | (1 << 18)
+    needs(libc.unshare(new_ns) == 0, "no mount namespaces here")
+    needs(libc.mount(b"none", b"/", None, rec_private, None) == 0, "no private mounts here")
+    return libc
+
+
+def small_disk(libc, path, size_kib):
+    os.makedirs(path, exist_ok=True)
+    options = f"size={size_kib}k".encode()
+    needs(libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, options) == 0, "no tmpfs here")
+
+
+def fill(path):
+    """Takes the last byte; gives the file to remove."""
+    ballast = os.path.join(path, "ballast")
+    with open(ballast, "ab", buffering=0) as f, contextlib.suppress(OSError):
+        while f.write(b"\0" * 65536):
+            continue
+    with open(ballast, "ab", buffering=0) as f, contextlib.suppress(OSError):
+        while f.write(b"\0" * 512):
+            continue
+    return ballast
+
+
+def test_disks_without_a_byte_left(t):
+    """Every disk of a cluster is really full, below what replogd keeps in reserve: nothing is
+    acknowledged that is not there, a start on a full disk says why, and with room all goes on."""
+    libc = unshare_mounts()
+    c = t.cluster(3, start=False)
+    for node in c.nodes:
+        disk = os.path.join(t.dir, f"disk{node.id}")
+        small_disk(libc, disk, 48 << 10)
+        node.dir = os.path.join(disk, "n")
+        node.extra = SMALL + ["--reserve-bytes", "64K", "--store-write-buffer-bytes", "1M"]
+    c.start()
+    c.ready()
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qq").start()
+    loads.wait_acknowledged(50)
+    for turn in range(6 if faults.FULL else 2):
+        ballast = [fill(os.path.dirname(n.dir)) for n in c.nodes]
+        time.sleep(0.7)
+        full_at_start = t.rng.choice(c.nodes)
+        full_at_start.kill()
+        fill(os.path.dirname(full_at_start.dir))  # what its end gave back
+        full_at_start.start()
+        time.sleep(0.5)
+        for node in c.nodes:
+            if not node.alive():
+                faults.check_named_end(node, "on a full disk", [os.strerror(errno.ENOSPC)])
+        for path in ballast:
+            os.unlink(path)
+        for node in c.nodes:
+            if not node.alive():
+                node.start()
+        loads.wait_acknowledged(50, 40)
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge()
+    print(oracle.summary())
+
+
+TESTS = {name[5:]: value for name, value in dict(globals()).items() if name.startswith("test_")}

@@ -1,0 +1,480 @@
+#!/usr/bin/env python3
+"""Power cuts on real file systems: what was not synced is gone in an instant, the machine comes back,
+and nothing that was promised may be missing.
+
+usage: tests/torture/power_cut.py [as run.py]
+"""
+
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from common import (SLOW, Failure, Loads, Oracle, agree, check, check_alive, check_offline,
+                    check_stores, draw_disk, dump_raw, end_of, environment, equal, feed_committed, other_disk, parse,
+                    remove, spawn, timed, verify, wait)
+from disks import Disk, Watch, now_us, write_some
+from wal_oracle import Run, WalModel
+
+SMALL = ["--segment-bytes", "256K", "--store-write-buffer-bytes", "1M", "--checkpoint-ms", "700"]
+NONE_MAY_LOSE_US = 3000000  # --sync none syncs in the background, every second
+
+
+# ---- That the cut is one
+
+
+def put(path, data, sync):
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+    os.write(fd, data)
+    if sync:
+        os.fsync(fd)
+    os.close(fd)
+
+
+def sync_dir(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def cut_loses_what_was_not_synced(t, fs):
+    """The self-test of all the others: without it "nothing is missing" would mean nothing."""
+    disk = Disk(t, "a", fs)
+
+    def path(name):
+        return os.path.join(disk.path, name)
+
+    put(path("synced"), b"s" * 10000, True)
+    put(path("renamed"), b"r" * 10000, True)
+    put(path("grown"), b"g" * 10000, True)
+    sync_dir(disk.path)
+    put(path("unsynced"), b"u" * 10000, False)
+    put(path("grown"), b"G" * 30000, False)
+    os.rename(path("renamed"), path("moved"))
+    disk.cut()
+    try:
+        put(path("after"), b"a", True)
+        raise Failure("the file system took a write after the cut")
+    except OSError:
+        pass
+    disk.remount()
+    held = {name: os.path.getsize(path(name)) for name in os.listdir(disk.path)
+            if name != "lost+found"}
+    equal(held, {"synced": 10000, "renamed": 10000, "grown": 10000}, f"files after the cut on {fs}")
+    with open(path("grown"), "rb") as f:
+        equal(f.read(), b"g" * 10000, "what was synced")
+
+
+def is_caught(what, words):
+    """Runs a torture of something broken, which must fail, and for the right reason."""
+    try:
+        what()
+    except Failure as e:
+        check(re.search(words, str(e)), f"it failed, but not for its fault: {e}")
+        print(f"caught: {str(e)[:200]}")
+        return
+    raise Failure("what never syncs was not caught")
+
+
+# What a loss looks like: appends are missing, the log is unsound or gone, or another one stands there.
+LOSS = (r"lost|DATA_LOSS|NOT_FOUND|wal verify|opened|begins|has ended|ended with status 1|not whole|"
+        r"never|was told|wanted")
+
+
+# ---- The log alone
+
+
+def wait_for_a_moment(rng, directory, longest=0.4):
+    """Some time, or the instant when a segment or the manifest comes, is renamed or goes."""
+    kind = rng.choice(("time", "roll", "manifest"))
+    if kind == "time" or not os.path.isdir(directory):
+        time.sleep(rng.uniform(0.01, longest))
+        return "time"
+    end = ".seg" if kind == "roll" else "MANIFEST"
+    with Watch(directory) as watch:
+        if not watch.wait(lambda name: name.startswith(end) or name.endswith(end), longest):
+            return "time"
+    time.sleep(rng.choice((0, rng.uniform(0, 0.005))))
+    return kind
+
+
+class WalTorture:
+    """A log on a disk of its own, torture-wal on it, and cuts."""
+
+    def __init__(self, t, fs, mode, env=None):
+        self.t, self.mode, self.env = t, mode, env or {}
+        self.disk = Disk(t, "a", fs)
+        self.dir = os.path.join(self.disk.path, "log")
+        self.model = WalModel("w", mode)
+        self.number, self.runs, self.moments = 1, 0, {}
+
+    def start(self, record):
+        rng = self.t.rng
+        argv = [self.t.program("torture-wal"), "--dir", self.dir, "--record", record, "--sync",
+                self.mode, "--seed", str(rng.getrandbits(48)), "--first-number", str(self.number),
+                "--batch", str(rng.choice((0, 16))), "--segment-bytes",
+                str(rng.choice((64, 64, 256, 1024)) << 10), "--rate", str(rng.choice((500, 3000, 20000)))]
+        disk = {**draw_disk(self.t), **self.env}
+        # Mode "batch" promises when a sync begins; how long it takes is the disk's affair.
+        slow_us = int((disk.get("TORTURE_DISK", "").split("slow:") + ["0"])[1] or 0)
+        self.model.late_us = int((160000 + 8 * slow_us) * SLOW)
+        with environment(**disk):
+            return spawn(argv, stdin=subprocess.PIPE)
+
+    def once(self):
+        """One life and its end."""
+        self.runs += 1
+        record = os.path.join(self.t.dir, f"run-{self.runs}.record")
+        process = self.start(record)
+        wait(lambda: os.path.exists(record) or process.poll() is not None, 10, "torture-wal runs")
+        kind = wait_for_a_moment(self.t.rng, self.dir, longest=self.t.rng.choice((0.3, 0.3, 0.8)))
+        self.moments[kind] = self.moments.get(kind, 0) + 1
+        soft = self.t.rng.random() < 0.3  # it lives on for a while: what would it say?
+        cut = self.disk.cut(*([] if soft else [process]),
+                            before=lambda: write_some(self.t.rng, self.dir))
+        time.sleep(0.01 if soft else 0)
+        process.kill()
+        process.wait(10)
+        check(process.returncode in (-9, 1), f"torture-wal ended with {process.returncode}")
+        self.disk.remount()
+        self.judge(record, (*cut, soft))
+        os.unlink(record)
+
+    def judge(self, record, cut):
+        run = Run(record, self.model)
+        if not run.opened and not os.path.isdir(self.dir):
+            return  # the first one was cut before there was a log
+        self.number += len(run.calls) + 100
+        verdict = verify(self.t, self.dir)
+        raw = dump_raw(self.t, self.dir, max(verdict["first_seq"], 1))
+        self.model.judge(run, cut, raw, verdict)
+
+
+def wal_alone(t, fs, mode, env=None):
+    torture = WalTorture(t, fs, mode, env)
+    while t.time_left() > 0 or torture.runs < 3:
+        torture.once()
+    torture.disk.check()
+    print(f"{torture.runs} cuts {torture.moments}: {torture.model.summary()}")
+
+
+# ---- Nodes
+
+
+class ClusterTorture:
+    """A cluster whose members' directories lie on disks that can be cut, under load."""
+
+    def __init__(self, t, fs, sync, size=3, one_disk=False, acks="qqm", extra=(), env=None):
+        self.t, self.sync, self.rng, self.env = t, sync, t.rng, env or {}
+        self.cluster = t.cluster(size, start=False, extra=SMALL + ["--sync", sync, *extra])
+        self.disk_of = {}
+        for node in self.cluster.nodes:
+            if not one_disk or not self.disk_of:
+                disk = Disk(t, f"d{node.id}", fs, size_mib=1024 if one_disk else 512)
+            self.disk_of[node.id] = disk
+            node.dir = os.path.join(disk.path, f"n{node.id}")
+        self.oracle = Oracle(size, durable_on=sync != "none")
+        self.loads = Loads(t, self.cluster, self.oracle, acks)
+        self.cuts, self.moments, self.cut_us = 0, {}, []
+        self.can_truncate = sync != "none"
+
+    def start_nodes(self, nodes):
+        for node in nodes:
+            with environment(**{**draw_disk(self.t), **self.env}):
+                node.start()
+
+    def start(self):
+        self.start_nodes(self.cluster.nodes)
+        self.cluster.ready()
+        agree(self.cluster, self.oracle)
+        self.loads.start()
+
+    # -- the moment
+
+    def moment(self, node):
+        """Waits for a moment to cut at: any, or one in which `node` rolls, flushes, truncates."""
+        kind = self.rng.choice(("any", "roll", "checkpoint", "truncation"))
+        if kind == "truncation" and not self.can_truncate:
+            kind = "any"
+        if not node.alive() or not os.path.isdir(node.dir + "/store"):
+            kind = "any"
+        self.moments[kind] = self.moments.get(kind, 0) + 1
+        if kind == "any":
+            time.sleep(self.rng.uniform(0.02, 0.7))
+            return
+        wal, store = os.path.join(node.dir, "wal"), os.path.join(node.dir, "store")
+        watched, ends = wal, (".seg",)
+        if kind == "checkpoint":
+            watched, ends = store, (".sst", ".log", ".dbtmp", "CURRENT")
+        if kind == "truncation":
+            ends = ("MANIFEST",)
+        with Watch(watched) as watch:
+            if kind != "roll":
+                self.administer(kind)
+            watch.wait(lambda name: name.endswith(ends), 1.0)
+        time.sleep(self.rng.choice((0, self.rng.uniform(0, 0.01))))
+
+    def administer(self, kind):
+        """A checkpoint, or a truncation of what was read and judged, beside the load."""
+        replog = [self.t.replog, "-e", self.cluster.endpoints, "--timeout", "5000"]
+        if kind == "checkpoint":
+            self.t.background(*replog, "checkpoint")
+            return
+        self.cluster.cli("checkpoint", call_ms=3000)
+        upto = self.rng.randint(1, max(1, self.oracle.next_seq - 1))
+        self.t.background(*replog, "truncate", "--upto", upto)
+
+    # -- the cut
+
+    def cut(self, victims):
+        """All of them at once, in the middle of what they do; the file systems come back."""
+        self.cuts += 1
+        self.cut_us.append(now_us())
+        nodes = {}
+        for node in victims:
+            nodes.setdefault(self.disk_of[node.id], []).append(node)
+        for node in victims:  # all of them end before the first disk is cut
+            if node.alive():
+                node.signal(signal.SIGKILL)
+        for disk, on_it in nodes.items():
+            for node in on_it:
+                write_some(self.rng, os.path.join(node.dir, "wal"))
+            disk.cut()
+        for node in victims:
+            end_of(node)
+        for disk in nodes:
+            disk.remount()
+
+    def look(self, victims):
+        """What the cut ones' disks hold. An acknowledged append may be missing on a minority."""
+        first = self.oracle.next_seq
+        gone = {}
+        for node in victims:
+            if not os.path.exists(os.path.join(node.dir, "wal", "MANIFEST")):
+                continue  # it was cut before it had a log
+            verdict = verify(self.t, node.dir)
+            if verdict["last_seq"] < first:
+                continue
+            check(verdict["first_seq"] <= first, f"node {node.id} begins at {verdict['first_seq']}, "
+                  f"judged was {first - 1}")
+            records = parse(dump_raw(self.t, node.dir, first))
+            for key, unit in self.oracle.missing(records, first).items():
+                gone.setdefault(key, []).append((node.id, unit))
+        if self.sync == "none":
+            return
+        for (load, number), where in gone.items():
+            unit = where[0][1]
+            if self.may_lose(unit):
+                continue
+            most = (len(self.cluster.nodes) - 1) // 2 if unit.ack == "q" else 0
+            check(len(where) <= most, f"lost by the cut: {load} {number} ({unit.ack}) told "
+                  f"{unit.told} is not on {[w[0] for w in where]}")
+
+    def cut_and_return(self, victims, again=True):
+        self.cut(victims)
+        self.look(victims)
+        self.start_nodes(victims)
+        if again and self.rng.random() < 0.2:  # once more, while it recovers
+            time.sleep(self.rng.uniform(0, 0.3))
+            self.cut(victims)
+            self.start_nodes(victims)
+        leader = self.cluster.leader(30)
+        check_alive(self.cluster.nodes)
+        if self.can_truncate:
+            feed_committed(self.cluster, leader, self.oracle)
+
+    # -- the end of a round
+
+    def round_ends(self, may_lose=lambda unit: False):
+        self.loads.stop()
+        agree(self.cluster, self.oracle)
+        self.oracle.judge(may_lose)
+        check_stores(self.t, self.cluster, self.oracle)
+
+    def end(self):
+        self.cluster.stop()
+        check_offline(self.t, self.cluster, self.oracle)
+        for disk in set(self.disk_of.values()):
+            disk.check()
+        print(f"{self.cuts} cuts {self.moments}, {len(self.oracle.terms)} leaders: "
+              f"{self.oracle.summary()}")
+
+    def rounds(self, victims, cuts_a_round=6, settle=False):
+        """Until the time is over: cuts of what victims() names, and after some of them, judgement."""
+        self.start()
+        while True:
+            for _ in range(cuts_a_round):
+                self.loads.wait_acknowledged(100)
+                chosen = victims()
+                self.moment(self.rng.choice(chosen))
+                self.cut_and_return(chosen, again=not settle)
+                if settle:
+                    self.wait_caught_up()
+                if self.t.time_left() < 0:
+                    break
+            self.round_ends(self.may_lose)
+            if self.t.time_left() < 0:
+                return
+            if self.sync == "none":
+                time.sleep(NONE_MAY_LOSE_US / 1e6)  # what was judged is durable now
+            self.loads.start()
+
+    def may_lose(self, unit):
+        return unit.ack == "l" and len(self.cluster.nodes) > 1
+
+    def was_recent(self, unit):
+        """--sync none: a cut of a majority costs what was acknowledged last."""
+        # An answer that was on its way when the node died is written down a little after the cut.
+        return any(-1000000 < cut - unit.told.at_us < NONE_MAY_LOSE_US for cut in self.cut_us)
+
+    def wait_caught_up(self):
+        """Every member holds on its disk what was acknowledged until now."""
+        last = self.cluster.status()["last_seq"]
+
+        def caught_up():
+            check_alive(self.cluster.nodes)
+            status = self.cluster.status()
+            return status and status["leader"] and all(
+                m["online"] and m["match_seq"] >= last for m in status["members"])
+        wait(caught_up, 30, "the one that was cut has caught up")
+
+
+def one_node(t, fs, sync, env=None):
+    torture = ClusterTorture(t, fs, sync, size=1, acks="qml", env=env)
+    torture.rounds(lambda: torture.cluster.nodes)
+    torture.end()
+
+
+def three_nodes(t, fs, sync="sync", one_disk=False, env=None):
+    """A follower, the leader, two, all three."""
+    torture = ClusterTorture(t, fs, sync, one_disk=one_disk, env=env)
+    nodes = torture.cluster.nodes
+
+    def victims():
+        if one_disk:
+            return nodes
+        kind = t.rng.choice(("follower", "leader", "leader", "leader and follower", "all", "all"))
+        if kind == "all":
+            return nodes
+        leader = torture.cluster.leader(30)
+        follower = t.rng.choice(torture.cluster.others(leader))
+        return {"follower": [follower], "leader": [leader]}.get(kind, [leader, follower])
+
+    torture.rounds(victims)
+    torture.end()
+
+
+def three_nodes_none(t, fs):
+    """--sync none: one cut at a time costs nothing; one of all of them only what came last."""
+    torture = ClusterTorture(t, fs, "none", acks="qqa")
+    nodes = torture.cluster.nodes
+    torture.rounds(lambda: [t.rng.choice(nodes)], settle=True)
+    time.sleep(NONE_MAY_LOSE_US / 1e6)
+    torture.loads.start()
+    torture.loads.wait_acknowledged(300)
+    torture.moment(nodes[0])
+    torture.cut_us.clear()
+    torture.cut_and_return(nodes, again=False)
+    torture.loads.wait_acknowledged(100)
+    torture.round_ends(torture.was_recent)
+    torture.end()
+
+
+def one_node_none(t, fs):
+    torture = ClusterTorture(t, fs, "none", size=1, acks="qql")
+    torture.may_lose = torture.was_recent
+    torture.rounds(lambda: torture.cluster.nodes)
+    torture.end()
+
+
+def a_node_whose_disk_is_gone(t, fs):
+    """The file system fails under a node that lives on: it ends, and acknowledges nothing more."""
+    torture = ClusterTorture(t, fs, "sync", size=1, acks="qq")
+    node = torture.cluster[1]
+    torture.start()
+    torture.loads.wait_acknowledged(200)
+    _, over_us = torture.disk_of[1].cut()
+    equal(node.wait_end(10), 1, f"exit status: {node.log()[-400:]}")
+    said = node.log()
+    check("nothing more is acknowledged" in said or "cannot be" in said, f"says why: {said[-400:]}")
+    time.sleep(0.1)
+    torture.oracle.refresh()
+    for load in torture.oracle.loads.values():
+        lies = [u.number for u in load.acknowledged() if u.sent_us > over_us]
+        check(not lies, f"acknowledged without a disk: {load.name} {lies[:5]}")
+
+
+def founding(t, fs):
+    """All three at once while a cluster is founded: it is one cluster afterwards, and works."""
+    torture = ClusterTorture(t, fs, "sync", one_disk=True)
+    c = torture.cluster
+    rounds = 0
+    while t.time_left() > 0 or rounds < 2:
+        rounds += 1
+        torture.start_nodes(c.nodes)
+        for _ in range(t.rng.choice((1, 1, 2, 3))):
+            time.sleep(t.rng.uniform(0, 0.3))
+            torture.cut(c.nodes)
+            torture.start_nodes(c.nodes)
+        c.ready(30)
+        agree(c, Oracle(3))
+        ids = {line.split("cluster=")[1].split()[0] for node in c.nodes
+               for line in node.log().splitlines() if "cluster founded" in line}
+        c.stop()
+        for node in c.nodes:
+            verify(t, node.dir)
+            remove(node.dir)
+            os.truncate(node.log_path, 0)
+        check(len(ids) == 1, f"one cluster was founded: {ids}")
+    print(f"{rounds} clusters founded through {torture.cuts} cuts")
+
+
+def no_syncs_wal(t, fs):
+    """A build that forgets to sync: the torture of the log must find it out."""
+    torture = WalTorture(t, fs, "sync", env=other_disk(t, "lies"))
+
+    def some_cuts():
+        for _ in range(10):
+            torture.once()
+    is_caught(some_cuts, LOSS)
+
+
+def no_syncs_node(t, fs):
+    torture = ClusterTorture(t, fs, "sync", size=1, env=other_disk(t, "lies"))
+
+    def some_cuts():
+        t.seconds = 8
+        torture.rounds(lambda: torture.cluster.nodes, cuts_a_round=5)
+    is_caught(some_cuts, LOSS)
+
+
+TESTS = {}
+for _fs in ("ext4", "xfs"):
+    _both = functools.partial(timed, fs=_fs)
+    _once = functools.partial(timed, fs=_fs, long_only=_fs == "xfs")  # in short runs: one of them
+    _long = functools.partial(timed, fs=_fs, long_only=True)
+    TESTS.update({
+        f"cut_loses_what_was_not_synced_{_fs}":
+            _both(cut_loses_what_was_not_synced, short_s=1, share=0),
+        f"wal_sync_{_fs}": _both(wal_alone, mode="sync", short_s=1.5),
+        f"wal_batch_{_fs}": _once(wal_alone, mode="batch", short_s=1.5),
+        f"wal_none_{_fs}": _once(wal_alone, mode="none", short_s=1.5),
+        f"one_node_sync_{_fs}": _once(one_node, sync="sync", short_s=3, share=2),
+        f"one_node_batch_{_fs}": _long(one_node, sync="batch", short_s=2),
+        f"one_node_none_{_fs}": _long(one_node_none, short_s=2),
+        f"three_nodes_{_fs}": _both(three_nodes, short_s=5, share=6),
+        f"three_nodes_batch_{_fs}": _long(three_nodes, sync="batch", short_s=3, share=2),
+        f"three_nodes_none_{_fs}": _once(three_nodes_none, short_s=3),
+        f"three_nodes_on_one_disk_{_fs}": _long(three_nodes, one_disk=True, short_s=4, share=2),
+        f"founding_{_fs}": _once(founding, short_s=1),
+        f"a_node_whose_disk_is_gone_{_fs}": _once(a_node_whose_disk_is_gone, short_s=1, share=0),
+        f"what_never_syncs_is_caught_wal_{_fs}": _once(no_syncs_wal, short_s=3, share=0),
+        f"what_never_syncs_is_caught_node_{_fs}": _once(no_syncs_node, short_s=3, share=0),
+    })
+
+if __name__ == "__main__":
+    import run
+    sys.exit(run.main(sys.argv[1:] + ["power_cut.*"]))
