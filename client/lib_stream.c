@@ -356,6 +356,7 @@ static void end_locked(struct client_lane *lane) {
         break;
     case CALL_APPEND:
         append_ended_locked(lane, call);
+        lane->client->next_expiry_ms = 0; /* passed over while the call was under way */
         break;
     case CALL_STREAM:
     case CALL_UNARY:

@@ -26,7 +26,7 @@ void wal_thread_push(struct server *s, struct node_effect *fx) {
     struct job *job = malloc(sizeof *job);
     size_t size_bytes = fx->blocks.size_bytes;
     if (!job || !log_job_init(&job->job, fx)) server_fatal("memory is short");
-    job->link.cost_bytes = sizeof *job + size_bytes;
+    job->link = (struct queue_item){.cost_bytes = sizeof *job + size_bytes};
     (void)queue_put(&s->wal_thread->queue, &job->link);
 }
 

@@ -267,7 +267,7 @@ static void read_stream(struct rpc_channel *channel, bool give_up) {
     pthread_mutex_unlock(&s.mu);
     rpc_call_unref(call);
     if (give_up && s.status == REPLOG_CANCELLED) return;
-    fair("a stream", s.status, s.text);
+    fair("a stream", s.status, s.text[0] ? s.text : "(no memory for the sentence)");
     uint64_t least = SERVED_RECORDS * SERVED_VALUE_BYTES;
     EXPECT(s.status || s.bytes > least - 300, "a stream of %" PRIu64 " bytes, and OK", s.bytes);
 }

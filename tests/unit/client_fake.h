@@ -44,6 +44,7 @@ static struct fake {
     int full;        /* so many appends are refused with RESOURCE_EXHAUSTED */
     int unavailable; /* so many unary calls are refused */
     bool silent;     /* nothing is admitted, nothing answered */
+    struct rpc_call *held; /* the last append that met silence, with a reference */
     int all_away;    /* so many ACK ALL: in the log, "committed, not on 3" */
     int break_after; /* records, then a Read stream breaks; 0: never */
     replog_status read_status; /* what Read streams of node 1 end with, at once; OK: none */
@@ -148,6 +149,10 @@ static uint64_t fake_admit(struct rpc_call *call, const Replog__V1__AppendReques
 
 static void fake_append(struct rpc_call *call, const Replog__V1__AppendRequest *m, bool stream) {
     struct fake_call *state = fake_state(call);
+    if (!state->over && fake.silent) {
+        if (fake.held) rpc_call_unref(fake.held);
+        fake.held = rpc_call_ref(call);
+    }
     if (state->over || fake.silent) return;
     state->over = !stream;
     if (fake.leader != state->node) {
@@ -376,6 +381,8 @@ static void fake_reset(void) {
     fake.known_session = 0;
     fake.leader = 0;
     fake.no_hint = fake.silent = false;
+    if (fake.held) rpc_call_unref(fake.held);
+    fake.held = NULL;
     fake.move_after = fake.full = fake.unavailable = fake.all_away = fake.break_after = 0;
     fake.read_status = REPLOG_OK;
     fake.streams = fake.opened = fake.refused = fake.reads = 0;

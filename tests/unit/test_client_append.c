@@ -369,6 +369,35 @@ static void *append_in_thread(void *arg) {
     return NULL;
 }
 
+/* The deadline of an ACK ALL whose call was under way while another append's passed, and that then
+ * is refused until long after. */
+static void test_all_deadline(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 800};
+    assert_int_equal(append(c, "before", all, NULL, NULL), REPLOG_OK);
+    fake_lock();
+    fake.silent = true;
+    fake_unlock();
+    uint64_t start = clock_mono_ms();
+    append_many(c, 1, -1, all);
+    fake_pause_ms(50);
+    replog_error err;
+    assert_int_equal(append(c, "short", (replog_append_options){.timeout_ms = 100}, NULL, &err),
+                     REPLOG_DEADLINE_EXCEEDED);
+    fake_lock();
+    assert_non_null(fake.held);
+    fake.leader = -1;
+    fake.silent = false;
+    rpc_finish(fake.held, REPLOG_UNAVAILABLE, "stepped down");
+    fake_unlock();
+    while (many.n == 0 && clock_mono_ms() < start + 1000) fake_pause_ms(5);
+    assert_int_equal(many.n, 1);
+    assert_int_equal(many.status[0], REPLOG_DEADLINE_EXCEEDED);
+    assert_in_range(clock_mono_ms() - start, 750, 950);
+    replog_client_close(c);
+}
+
 static void test_threads(void **state) {
     (void)state;
     struct thread threads[8];
@@ -467,6 +496,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_not_repeated, before_each),
         cmocka_unit_test_setup(test_mixed_levels, before_each),
         cmocka_unit_test_setup(test_all_away, before_each),
+        cmocka_unit_test_setup(test_all_deadline, before_each),
         cmocka_unit_test_setup(test_threads, before_each),
         cmocka_unit_test_setup(test_close_in_flight, before_each),
         cmocka_unit_test_setup(test_window, before_each),
