@@ -18,7 +18,8 @@
  * Numbers are given when an append is sent: `base` is the number of the first unanswered numbered
  * append, the rest follow. What was sent on a call that ended without a definite refusal is
  * `maybe` in the log: it keeps its place, and so its number, until its outcome is known, even when
- * its caller was told DEADLINE_EXCEEDED. What is `maybe` is always a prefix of the lane. */
+ * its caller was told DEADLINE_EXCEEDED. What is `maybe` is always a prefix of the lane's numbered
+ * appends. */
 #ifndef CLIENT_LIB_INTERNAL_H
 #define CLIENT_LIB_INTERNAL_H
 

@@ -314,7 +314,10 @@ static bool decode_record(replog_reader *r, struct slice bytes, replog_entry *e)
         }
     }
     if (e->op == REPLOG_OP_CONFIG) e->members = members_text(r);
-    if (e->op == REPLOG_OP_DELETE) e->value = NULL;
+    if (e->op == REPLOG_OP_DELETE) { /* has none, whatever a node says */
+        e->value = NULL;
+        e->value_bytes = 0;
+    }
     return !at.failed && e->seq > 0;
 }
 

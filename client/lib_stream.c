@@ -5,8 +5,9 @@
  *   otherwise                          -> AppendStream (or Append), everything unanswered again
  *
  * A call that ended with a definite refusal says that its first unanswered append was not
- * taken, nor the numbered ones behind it. Any other end leaves open what happened to what was
- * sent: numbered appends are sent again with the same numbers, others fail with UNAVAILABLE. */
+ * taken, nor, if that one is numbered, the numbered ones behind it. Any other end leaves open what
+ * happened to what was sent: numbered appends are sent again with the same numbers, others fail
+ * with UNAVAILABLE. */
 #include <stdio.h>
 #include <string.h>
 
@@ -227,6 +228,23 @@ static enum verdict judge(const struct client_append *first, replog_status statu
     }
 }
 
+/* Only a number holds back what stands behind it, and only other numbers: of the rest the outcome
+ * is open. */
+static void behind_refused_locked(struct client_lane *lane, const struct client_append *first,
+                                  const struct client_call *call) {
+    for (uint64_t at = lane->reply + 1; at < lane->cursor; at++) {
+        struct client_append *a = client_slot(lane, at);
+        if (client_settled(a)) continue;
+        if (!a->numbered) {
+            client_append_fail(a, REPLOG_UNAVAILABLE,
+                               "stood behind an append that was refused (%s); outcome unknown",
+                               call->text);
+        } else if (!first->numbered) {
+            a->maybe = true;
+        }
+    }
+}
+
 /* A stream or an Append has ended without answers to all that was sent. */
 static void refused_locked(struct client_lane *lane, const struct client_call *call) {
     struct client_append *first = first_unanswered_locked(lane);
@@ -252,16 +270,7 @@ static void refused_locked(struct client_lane *lane, const struct client_call *c
         at_once = lane->resets == 1;
         break;
     }
-    if (verdict != AMBIGUOUS) {
-        /* Only numbers hold back what stands behind; of the others the outcome is open. */
-        for (uint64_t at = lane->reply + 1; at < lane->cursor; at++) {
-            struct client_append *a = client_slot(lane, at);
-            if (client_settled(a) || a->numbered) continue;
-            client_append_fail(a, REPLOG_UNAVAILABLE,
-                               "stood behind an append that was refused (%s); outcome unknown",
-                               call->text);
-        }
-    }
+    if (verdict != AMBIGUOUS) behind_refused_locked(lane, first, call);
     retry_locked(lane, at_once);
 }
 
@@ -400,10 +409,14 @@ static void start_locked(struct client_lane *lane, enum client_call_kind kind, u
         return;
     }
     lane->call = call;
-    if (kind == CALL_APPEND && send_locked(lane, client_slot(lane, lane->cursor))) {
+    if (kind != CALL_APPEND) return;
+    if (send_locked(lane, client_slot(lane, lane->cursor))) {
         pthread_mutex_unlock(&c->mu);
         rpc_end(call->rpc);
         pthread_mutex_lock(&c->mu);
+    } else if (c->header.failed) { /* nothing would ever come of this call */
+        drop_call_locked(lane);
+        retry_locked(lane, false);
     }
 }
 
@@ -420,11 +433,14 @@ static struct client_append *next_locked(struct client_lane *lane) {
 
 /* A stream: sends what it can. Ends it when nothing on it can bring what the next append waits for
  * (a session, certainty about the leader). */
-static uint64_t step_stream_locked(struct client_lane *lane) {
+static uint64_t step_stream_locked(struct client_lane *lane, uint64_t now_ms) {
     client_pump_locked(lane);
+    const struct client_call *call = lane->call;
     struct client_append *a = next_locked(lane);
-    bool stuck = a && held_back_locked(lane, a, lane->call->endpoint);
-    if (!stuck || first_unanswered_locked(lane)) return UINT64_MAX;
+    if (!a || call->closed || call->blocked) return UINT64_MAX;
+    /* what nothing holds back could not be sent for want of memory */
+    if (!held_back_locked(lane, a, call->endpoint)) return now_ms + CLIENT_BACKOFF_MIN_MS;
+    if (first_unanswered_locked(lane)) return UINT64_MAX;
     drop_call_locked(lane);
     return 0;
 }
@@ -434,7 +450,8 @@ uint64_t client_lane_step_locked(struct client_lane *lane, uint64_t now_ms) {
         end_locked(lane);
         return 0; /* what was settled has to be delivered first */
     }
-    if (lane->call) return lane->call->kind == CALL_STREAM ? step_stream_locked(lane) : UINT64_MAX;
+    if (lane->call && lane->call->kind != CALL_STREAM) return UINT64_MAX;
+    if (lane->call) return step_stream_locked(lane, now_ms);
     struct client_append *a = next_locked(lane);
     if (!a) return UINT64_MAX;
     if (now_ms < lane->retry_at_ms) return lane->retry_at_ms;
@@ -445,7 +462,7 @@ uint64_t client_lane_step_locked(struct client_lane *lane, uint64_t now_ms) {
         start_locked(lane, a->numbered ? CALL_OPEN : CALL_DISCOVER, now_ms);
     } else {
         start_locked(lane, lane->unary ? CALL_APPEND : CALL_STREAM, now_ms);
-        client_pump_locked(lane);
+        if (lane->call && !lane->unary) return step_stream_locked(lane, now_ms);
     }
-    return UINT64_MAX;
+    return lane->call ? UINT64_MAX : lane->retry_at_ms;
 }

@@ -450,7 +450,8 @@ static void stream_message(struct rpc_call *call, const uint8_t *bytes, size_t s
     struct append_stream *st = stream_of(call);
     if (!st) st = stream_new(rpc_call_user(call), call);
     if (!st) {
-        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "more than 1024 append streams are open");
+        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED,
+                   "more than 1024 append streams are open, or memory is short");
         return;
     }
     struct append *a = stream_enqueue(st);

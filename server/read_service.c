@@ -386,7 +386,8 @@ static void read_message(struct rpc_call *call, const uint8_t *bytes, size_t siz
     if (!r) {
         stats_add(&s->stats.requests_refused, 1);
         rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED,
-                   "more than 256 reads are open on this member; try again later, or another one");
+                   "more than 256 reads are open on this member, or memory is short; try again "
+                   "later, or another one");
         return;
     }
     stats_add(&s->stats.requests, 1);

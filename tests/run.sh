@@ -105,9 +105,9 @@ suite() {
 
 # The programs that ctest knows, one at a time, as lines that count() reads.
 unit_tests() {
-    local dir=$1 log
+    local dir=$1 labels=${2:--LE cluster|bench|sim} log
     log=$(mktemp)
-    ctest --test-dir "$dir" -LE 'cluster|bench' -j 2 --timeout 300 --no-tests=error \
+    ctest --test-dir "$dir" ${labels% *} "${labels#* }" -j 2 --timeout 300 --no-tests=error \
         --output-on-failure >"$log" 2>&1
     local status=$?
     sed -nE \
@@ -124,6 +124,17 @@ unit_tests() {
     return "$status"
 }
 export -f unit_tests
+
+# Seeds that nobody has run before, drawn here; the number of the first makes them come again.
+fresh_seeds() {
+    local first count=$1
+    first=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+    echo "fresh seeds $first..$((first + count - 1))"
+    if build/bin/replog-sim --seeds "$first..$((first + count - 1))" --jobs 2 2>&1; then
+        echo "ok sim $count fresh seeds from $first"
+    fi
+}
+export -f fresh_seeds
 
 if [ "$install" = 1 ]; then
     section "packages"
@@ -154,10 +165,21 @@ if [ "$fast" = 0 ]; then
             fail "quickstart"
             tail -n 40 "$logs/quickstart.log"
         fi
+
+        section "simulator"
+        suite sim 300 bash -c "unit_tests '$root/build' '-L sim'"
+        suite sim-fresh 300 bash -c "fresh_seeds 200"
+        section "deliberate bugs, which the simulator must find"
+        suite mutants 400 "$python" tests/sim/mutants.py --build build-mutants --jobs 2
+        section "torture"
+        suite torture 400 "$python" tests/torture/run.py --bin build/bin -j 2
     fi
 
     section "the same with clang"
     build clang
+
+    section "fuzzers"
+    suite fuzz 400 bash tests/fuzz/run.sh --seconds 3 --jobs 2
 
     section "cluster tests under the sanitizers"
     for preset in asan tsan; do

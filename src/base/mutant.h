@@ -135,9 +135,6 @@
     X(WELCOME_WIPED,                                                                               \
       "a wiped directory is accepted under its old id: it has forgotten its votes and the blocks " \
       "that it was counted for")                                                                   \
-    X(FEED_CUT_BLOCK,                                                                              \
-      "a block that was read for a follower is sent after it was cut off here: the follower is "   \
-      "fed a mix of two logs")                                                                     \
     X(WINDOW_LEAKS,                                                                                \
       "acknowledged blocks are not taken off a follower's window: feeding it stops for good")      \
     /* node/: the worker that writes the log */                                                    \

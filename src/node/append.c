@@ -178,8 +178,8 @@ void append_term(struct node *n, struct node_effects *fx) {
     if (last && first) {
         struct buffer config = {0};
         config_encode(&n->config, &config);
-        last =
-            append_marker(n, REPLOG_OP_CONFIG, (struct slice){config.data, config.size_bytes}, fx);
+        struct slice value = {config.data, config.size_bytes};
+        last = config.failed ? 0 : append_marker(n, REPLOG_OP_CONFIG, value, fx);
         buffer_free(&config);
     }
     if (last == 0) fx_fatal(n, fx, "no memory for the TERM record");
@@ -254,7 +254,7 @@ static void refused_number(struct node *n, const struct node_event *event,
 static bool wait_for(struct node *n, enum node_ack ack, const struct pending *p,
                      struct node_effects *fx) {
     if (pending_insert(&n->waiting[ack], p)) return true;
-    fx_fail(n, fx, p->token, REPLOG_RESOURCE_EXHAUSTED,
+    fx_fail(n, fx, p->token, REPLOG_UNAVAILABLE,
             "no memory; the outcome is unknown, retry with the same sequence");
     return false;
 }

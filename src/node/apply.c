@@ -126,6 +126,15 @@ static replog_status apply_block(struct applier *a, const struct block_header *h
 
 /* ---- One batch ------------------------------------------------------------------------------ */
 
+/* A batch that failed is made anew, from the log. */
+static void drop_batch(struct applier *a) {
+    a->n_ops = 0;
+    a->n_touched = 0;
+    a->marker_touched = false;
+    buffer_clear(&a->bytes);
+    a->bytes.failed = false;
+}
+
 static replog_status write_batch(struct applier *a, uint64_t applied, replog_error *err) {
     replog_status status = REPLOG_OK;
     for (size_t i = 0; i < a->n_touched && !MUTANT(SESSIONS_NOT_STORED); i++) {
@@ -159,10 +168,7 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
         status = a->store->ops->write(a->store, a->ops, a->n_ops, applied, err);
     }
     if (status == REPLOG_OK) a->applied = applied;
-    a->n_ops = 0;
-    a->n_touched = 0;
-    a->marker_touched = false;
-    buffer_clear(&a->bytes);
+    drop_batch(a);
     return status;
 }
 
@@ -185,7 +191,10 @@ replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint
         status = wal_reader_next(a->reader, upto, &h, &bytes, err);
         if (status == REPLOG_NOT_FOUND) break;
         if (status == REPLOG_OK) status = apply_block(a, &h, bytes, err);
-        if (status != REPLOG_OK) goto out;
+        if (status != REPLOG_OK) {
+            drop_batch(a);
+            goto out;
+        }
         reached = block_last_seq(&h);
         done_bytes += h.length;
     }

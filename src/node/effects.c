@@ -9,7 +9,7 @@ struct node_effect *fx_add(struct node_effects *fx, enum node_effect_type type) 
     if (fx->n == fx->capacity) {
         size_t capacity = fx->capacity ? 2 * fx->capacity : 64;
         struct node_effect *items = realloc(fx->items, capacity * sizeof *items);
-        CHECK(items != NULL);
+        CHECK_MEMORY(items);
         fx->items = items;
         fx->capacity = capacity;
     }

@@ -3,7 +3,6 @@
 #include <inttypes.h>
 
 #include "base/error.h"
-#include "base/mutant.h"
 
 void feeder_close(struct feeder *f) {
     wal_reader_close(f->reader);
@@ -26,7 +25,6 @@ static replog_status next_block(struct feeder *f, uint64_t limit_seq, replog_err
 static replog_status open_at(struct feeder *f, struct wal *wal, uint64_t seq, replog_error *err) {
     /* A block that is held may have been cut meanwhile. */
     bool current = f->reader && (!f->has_block || wal_reader_current(f->reader));
-    if (MUTANT(FEED_CUT_BLOCK)) current = f->reader != NULL;
     if (current && f->next_seq == seq) return REPLOG_OK;
     feeder_close(f);
     f->next_seq = seq;

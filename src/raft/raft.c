@@ -10,7 +10,7 @@ struct raft_effect *raft_fx_push(struct raft_effects *fx, enum raft_effect_type 
     if (fx->n == fx->capacity) {
         size_t capacity = fx->capacity > 0 ? fx->capacity * 2 : 32;
         struct raft_effect *items = realloc(fx->items, capacity * sizeof *items);
-        CHECK(items != NULL && "out of memory: the list of raft effects cannot grow");
+        CHECK_MEMORY(items);
         fx->items = items;
         fx->capacity = capacity;
     }

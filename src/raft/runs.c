@@ -42,7 +42,7 @@ void raft_runs_append(struct runs *runs, const struct raft_entry *entry) {
         if (runs->n == runs->capacity) {
             size_t capacity = runs->n + runs->n / 2 + 16;
             struct raft_run *items = realloc(runs->items, capacity * sizeof *items);
-            CHECK(items != NULL && "out of memory: the table of term runs cannot grow");
+            CHECK_MEMORY(items);
             runs->items = items;
             runs->capacity = capacity;
         }

@@ -94,6 +94,7 @@ void disk_mem_crash(struct disk_mem *mem, enum disk_mem_loss loss, uint64_t seed
  * does): reads still see them, a later sync succeeds without making them durable, a crash loses
  * them, unless they are written again. */
 void disk_mem_fail_syncs(struct disk_mem *mem, unsigned n);
+void disk_mem_fail_syncs_after(struct disk_mem *mem, unsigned good, unsigned n); /* not at once */
 void disk_mem_fail_writes(struct disk_mem *mem, unsigned n);
 void disk_mem_set_capacity(struct disk_mem *mem, uint64_t capacity_bytes);
 /* The armed cut was reached: nothing works until disk_mem_crash. */

@@ -60,7 +60,7 @@ struct disk_mem {
     struct disk_file *files;
     struct disk_lock *locks;
     uint64_t calls, cut_at, capacity_bytes, n_failed;
-    unsigned fail_syncs, fail_writes;
+    unsigned good_syncs, fail_syncs, fail_writes; /* good ones come first */
     bool observed;
     bool litter; /* some inode may have lost its last name */
 };
@@ -394,6 +394,17 @@ static replog_status mem_write(struct disk_file *file, const struct iovec *piece
     return leave(mem, status);
 }
 
+/* Whether a sync that comes now fails. */
+static bool sync_fails(struct disk_mem *mem) {
+    if (!mem->fail_syncs || mem->good_syncs) {
+        if (mem->good_syncs) mem->good_syncs--;
+        return false;
+    }
+    mem->fail_syncs--;
+    mem->n_failed++;
+    return true;
+}
+
 static replog_status mem_sync(struct disk_file *file, replog_error *err) {
     struct disk_mem *mem = file->mem;
     enum power power;
@@ -401,9 +412,7 @@ static replog_status mem_sync(struct disk_file *file, replog_error *err) {
     if (!status && power == POWER_CUT) {
         inode_sync(file->inode, true);
         status = power_is_off(err, "fdatasync", file->path);
-    } else if (!status && mem->fail_syncs) {
-        mem->fail_syncs--;
-        mem->n_failed++;
+    } else if (!status && sync_fails(mem)) {
         inode_forget_dirty(file->inode);
         status = error_set(err, REPLOG_UNAVAILABLE, "fdatasync %s: input/output error", file->path);
     } else if (!status) {
@@ -490,9 +499,7 @@ static replog_status mem_sync_dir(void *ctx, const char *dir, replog_error *err)
         for (size_t i = 0; i < mem->n_changes; i++) n += lies_in(mem->changes[i].path, path);
         changes_to_device(mem, path, n / 2);
         status = power_is_off(err, "fsync directory", dir);
-    } else if (mem->fail_syncs) {
-        mem->fail_syncs--;
-        mem->n_failed++;
+    } else if (sync_fails(mem)) {
         status = error_set(err, REPLOG_UNAVAILABLE, "fsync directory %s: input/output error", dir);
     } else {
         changes_to_device(mem, path, SIZE_MAX);
@@ -687,13 +694,18 @@ void disk_mem_crash(struct disk_mem *mem, enum disk_mem_loss loss, uint64_t seed
     for (struct disk_lock *l = mem->locks; l; l = l->next) l->held = false;
     mem->litter = true;
     mem->cut_at = 0;
-    mem->fail_syncs = mem->fail_writes = 0;
+    mem->good_syncs = mem->fail_syncs = mem->fail_writes = 0;
     collect(mem);
     pthread_mutex_unlock(&mem->mutex);
 }
 
 void disk_mem_fail_syncs(struct disk_mem *mem, unsigned n) {
+    disk_mem_fail_syncs_after(mem, 0, n);
+}
+
+void disk_mem_fail_syncs_after(struct disk_mem *mem, unsigned good, unsigned n) {
     pthread_mutex_lock(&mem->mutex);
+    mem->good_syncs = good;
     mem->fail_syncs = n;
     pthread_mutex_unlock(&mem->mutex);
 }

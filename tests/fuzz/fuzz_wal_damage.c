@@ -309,14 +309,22 @@ static void expect(bool truth, const char *what, const struct world *w, replog_s
     abort();
 }
 
-/* The seq up to which the open must not lose anything. */
+/* The seq up to which the open must not lose anything. Whole files at the end that the manifest has
+ * not heard of leave no trace when they are lost. */
 static uint64_t proven(const struct image *im, const struct world *w) {
     const struct file *last = NULL;
+    uint64_t low = world_pos(w, w->n).seq;
     size_t at = 0;
-    for (size_t i = 0; i < im->n_files; i++)
-        if (im->files[i].segment) last = &im->files[at = i];
+    for (size_t i = im->n_files; i-- > 0 && !last;) {
+        const struct file *file = &im->files[i];
+        if (!file->segment) continue;
+        if (file->gone && file->header.number > im->manifest.last_segment)
+            low = file->header.prev.seq;
+        else
+            last = &im->files[at = i];
+    }
     if (!last) return im->manifest.base.seq;
-    uint64_t low = world_pos(w, w->n).seq, seq = last->header.prev.seq;
+    uint64_t end = low, seq = last->header.prev.seq;
     struct segment_seal seal;
     for (size_t i = 0; i < im->n_groups; i++) {
         const struct group_at *g = &im->groups[i];
@@ -327,7 +335,7 @@ static uint64_t proven(const struct image *im, const struct world *w) {
     bool sealed =
         !last->seal_hurt && !last->header_hurt && last->size_bytes >= SEGMENT_DATA_OFFSET &&
         segment_seal_decode(last->data + SEGMENT_SEAL_OFFSET, &last->header, &seal, NULL, NULL);
-    if (sealed || last->header.number == im->manifest.cut.segment) low = world_pos(w, w->n).seq;
+    if (sealed || last->header.number == im->manifest.cut.segment) low = end;
     return low > seq ? low : seq;
 }
 

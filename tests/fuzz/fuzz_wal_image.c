@@ -11,7 +11,7 @@
 #include "base/hash.h"
 #include "wal/log_impl.h"
 
-enum { N_FILES = 9, MAX_FILE_BYTES = 256 << 10, MAX_BLOCKS = 4096 };
+enum { N_FILES = 9, MAX_FILE_BYTES = 128 << 10, MAX_BLOCKS = 4096 };
 enum {
     FIX_MANIFEST = 1,
     FIX_VOTE = 2,
@@ -118,8 +118,11 @@ static bool loss(replog_status status, const replog_error *err) {
     return true;
 }
 
+static uint64_t ends[MAX_BLOCKS]; /* of the blocks that were read last */
+static size_t n_ends;
+
 /* Reads from `seq` to the tail; false: damage was found on the way. */
-static bool read_from(struct wal *wal, uint64_t seq, size_t max, uint64_t *ends) {
+static bool read_from(struct wal *wal, uint64_t seq, size_t max, bool note) {
     struct wal_reader *reader = NULL;
     struct block_header h;
     const uint8_t *bytes;
@@ -139,9 +142,8 @@ static bool read_from(struct wal *wal, uint64_t seq, size_t max, uint64_t *ends)
         if (n > 0)
             CHECK(h.first_seq == pos.seq + 1 && h.prev_chain == pos.chain && h.term >= pos.term);
         pos = (struct wal_pos){block_last_seq(&h), h.term, h.hash};
-        if (ends && n < MAX_BLOCKS) ends[n] = pos.seq;
+        if (note && n_ends < MAX_BLOCKS) ends[n_ends++] = pos.seq;
     }
-    if (ends) ends[n < MAX_BLOCKS ? n : MAX_BLOCKS - 1] = 0;
     wal_reader_close(reader);
     if (n == max) return true;
     if (status != REPLOG_NOT_FOUND) return !loss(status, &err);
@@ -150,8 +152,6 @@ static bool read_from(struct wal *wal, uint64_t seq, size_t max, uint64_t *ends)
     return true;
 }
 
-static uint64_t ends[MAX_BLOCKS + 1];
-
 static bool is_log(struct wal *wal) {
     struct wal_pos base = wal_base(wal), tail = wal_tail(wal);
     struct wal_term_run runs[64];
@@ -159,12 +159,12 @@ static bool is_log(struct wal *wal) {
     size_t n_runs = wal_term_runs(wal, runs, 64);
     for (size_t i = 1; i < n_runs && i < 64; i++)
         CHECK(runs[i].first_seq > runs[i - 1].first_seq && runs[i].term > runs[i - 1].term);
-    ends[0] = 0;
-    if (!read_from(wal, base.seq + 1, SIZE_MAX, ends)) return false;
+    n_ends = 0;
+    if (!read_from(wal, base.seq + 1, SIZE_MAX, true)) return false;
     bool whole = true;
-    for (size_t i = 0; ends[i]; i += 1 + i / 4) {
+    for (size_t i = 0; i < n_ends; i += 1 + i / 4) {
         struct wal_pos pos;
-        whole = read_from(wal, ends[i], 2, NULL) && whole;
+        whole = read_from(wal, ends[i], 2, false) && whole;
         if (wal_pos_at(wal, ends[i], &pos, NULL) == REPLOG_OK) CHECK(pos.seq == ends[i]);
     }
     return whole;
@@ -215,7 +215,7 @@ static void use(const struct wal_options *options, struct wal *wal, uint8_t flag
     same(tail, wal_tail(wal));
     if (whole) CHECK(is_log(wal));
     replog_error err;
-    if (whole && ends[0] && flags & 64) {
+    if (whole && n_ends && flags & 64) {
         same(wal_tail(wal), tail);
         CHECK(!wal_cut(wal, ends[0], &err));
         tail = wal_tail(wal);

@@ -61,53 +61,44 @@ def write_limits(needed):
 class Simulator:
     def __init__(self, program):
         self.program = str(program)
-        self.sound = {}  # seed -> does it pass without a bug
+        self.sound = {}  # seed -> it passes without a bug
         self.lock = threading.Lock()
 
-    def names(self):
-        out = subprocess.run([self.program, "--list-mutants"], check=True, text=True,
-                             stdout=subprocess.PIPE).stdout
-        return [line.split()[0] for line in out.splitlines()
-                if line.strip() and line.split()[0] != "NONE"]
+    def run(self, *options, seconds):
+        return subprocess.run([self.program, *options], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace",
+                              timeout=seconds)
 
-    def run(self, mutant, seed):
-        """None: the seed passed; else what the simulator says was violated."""
-        command = [self.program, "--seed", str(seed), "--mutant", mutant]
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace", timeout=SEED_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "[no end]"
-        if done.returncode == 0:
-            return None
-        if done.returncode < 0:
-            check = re.search(r"^.*check failed.*$", done.stdout, re.M | re.I)
-            return f"[crash] signal {-done.returncode} " + (check.group(0) if check else "")
-        found = re.search(r"\[[a-z][a-z -]*\].*", done.stdout)
-        return found.group(0) if found else "[exit %d] " % done.returncode + done.stdout[-200:]
+    def names(self):
+        out = self.run("--list-mutants", seconds=10).stdout
+        return [line.split()[0] for line in out.splitlines() if line.strip()]
 
     def is_sound(self, seed):
         with self.lock:
             known = self.sound.get(seed)
         if known is None:
-            known = self.run("NONE", seed) is None
+            known = self.run("--seed", str(seed), seconds=SEED_SECONDS).returncode == 0
             with self.lock:
                 self.sound[seed] = known
         return known
 
-
-def hunt(simulator, mutant, limit):
-    """(seeds that were needed or None, what was violated or why not)"""
-    for seed in range(1, limit + 1):
-        what = simulator.run(mutant, seed)
-        if what is None:
-            continue
-        if what == "[no end]":
-            return None, f"seed {seed} does not end within {SEED_SECONDS} s"
-        if not simulator.is_sound(seed):
+    def hunt(self, mutant, limit):
+        """(seeds that were needed or None, what was violated or why it does not count)"""
+        try:
+            out = self.run("--seeds", f"1..{limit}", "--max-failures", "1", "--mutant", mutant,
+                           seconds=limit * SEED_SECONDS).stdout
+        except subprocess.TimeoutExpired:
+            return None, f"{limit} seeds take more than {limit * SEED_SECONDS} s"
+        failure = re.search(r"^FAILED seed (\d+) ?(?:at [\d.]+ s)?: (.*)", out, re.M)
+        if not failure:
+            return None, f"not found by {limit} seeds" if " seeds passed" in out else out[-300:]
+        seed, what = int(failure.group(1)), failure.group(2)
+        if "process ended" in what:  # a CHECK says so on stderr
+            check = re.search(r"^.*broken invariant.*$", out, re.M)
+            what = "[crash] " + (check.group(0).split("/")[-1] if check else what)
+        if not self.is_sound(seed):
             return None, f"seed {seed} fails without the bug as well"
         return seed, what
-    return None, f"not found by {limit} seeds"
 
 
 def main():
@@ -136,7 +127,7 @@ def main():
 
     rows, needed = [], {}
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        runs = {name: pool.submit(hunt, simulator, name, args.limit or limits.get(name, 1))
+        runs = {name: pool.submit(simulator.hunt, name, args.limit or limits.get(name, 1))
                 for name in names}
         for name, run in runs.items():
             seeds, what = run.result()

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "sim_faults.h"
+#include "sim_impl.h"
 #include "sim_rpc.h"
 
 enum {
@@ -27,7 +27,8 @@ static uint64_t pick(struct sim_client *c, uint64_t low, uint64_t high) {
     return rng_between(&c->rng, low, high);
 }
 
-/* ---- A life ------------------------------------------------------------------------------------- */
+/* ---- A life -------------------------------------------------------------------------------------
+ */
 
 static void draw_style(struct sim_client *c) {
     static const uint32_t timeouts[][2] = {{40, 400}, {500, 3000}, {500, 3000}, {8000, 12000}};
@@ -77,7 +78,8 @@ uint32_t sim_client_timeout_ms(const struct sim_client *c) {
 /* Some nodes suffice: the library finds the others through them. */
 static void endpoints(struct sim_client *c, char *text, size_t text_bytes) {
     unsigned n = sim_n_nodes(c->sim);
-    bool whole = pick(c, 0, 1) == 1;
+    bool whole = c->verifies || pick(c, 0, 1) == 1;
+    c->knows_all = whole;
     text[0] = '\0';
     for (uint64_t id = 1; id <= n; id++) {
         if (!whole && pick(c, 1, 3) == 1 && !(text[0] == '\0' && id == n)) continue;
@@ -105,8 +107,8 @@ static void begin_life(struct sim_client *c) {
     endpoints(c, list, sizeof list);
     if (replog_client_open(list, &c->style.options, &c->lib, &err))
         sim_fail(c->sim, "client %u cannot open: %s", c->process.who, err.text);
-    sim_trace(c->sim, c->process.who, "life %" PRIu64 " at %s timeout=%u window=%u%s", c->life, list,
-              c->style.options.timeout_ms, c->style.options.window,
+    sim_trace(c->sim, c->process.who, "life %" PRIu64 " at %s timeout=%u window=%u%s", c->life,
+              list, c->style.options.timeout_ms, c->style.options.window,
               c->style.options.no_session ? " no session" : "");
     start_tasks(c, c->style.appenders, sim_appender);
     start_tasks(c, c->style.readers, sim_reader);
@@ -179,7 +181,8 @@ static void verifier_main(void *arg) {
     c->finished = true;
 }
 
-/* ---- What sim.h asks ------------------------------------------------------------------------------ */
+/* ---- What sim.h asks
+ * ------------------------------------------------------------------------------ */
 
 static struct sim_client *client_new(struct sim *sim, bool verifies) {
     struct sim_client *c = calloc(1, sizeof *c);
@@ -199,8 +202,7 @@ void sim_clients_start(struct sim *sim) {
     sim_threads_begin(sim);
     sim_rpc_begin(sim);
     sim_services_begin(sim);
-    const struct node_options *nodes = sim_faults_node_options(sim);
-    sim_oracle_begin(sim, nodes->retain_bytes || nodes->retain_ms);
+    sim_oracle_begin(sim, sim->node_options.retain_bytes || sim->node_options.retain_ms);
     all.n = 0;
     struct sim_client *verifier = client_new(sim, true);
     sim_thread_start(&verifier->process, verifier_main, verifier);

@@ -30,10 +30,11 @@ struct sim_client {
     uint64_t rng, life;
     replog_client *lib;
     struct sim_style style;
-    bool leaving;         /* this life ends: begin nothing new */
-    unsigned n_tasks;     /* threads of this life, without its main */
+    bool leaving;          /* this life ends: begin nothing new */
+    unsigned n_tasks;      /* threads of this life, without its main */
     struct sim_told *open; /* appends that have no answer */
     bool finished, verifies;
+    bool knows_all;    /* members, and not only some: it can do without those that are lost */
     const char *doing; /* of the main thread, for the failure of one that never ends */
 };
 

@@ -62,6 +62,7 @@ static struct {
 #ifdef SIM_ASAN
     const void *scheduler_stack;
     size_t scheduler_stack_bytes;
+    void *fake_stack; /* of the sanitizer; not in use */
 #endif
 } threads;
 
@@ -136,9 +137,8 @@ static void stack_entered(void) {
 
 _Noreturn static void to_scheduler(struct thread *t) {
 #ifdef SIM_ASAN
-    void *fake = NULL;
-    __sanitizer_start_switch_fiber(t->state == DONE ? NULL : &fake, threads.scheduler_stack,
-                                   threads.scheduler_stack_bytes);
+    __sanitizer_start_switch_fiber(t->state == DONE ? NULL : &threads.fake_stack,
+                                   threads.scheduler_stack, threads.scheduler_stack_bytes);
 #else
     (void)t;
 #endif
@@ -159,8 +159,9 @@ static void thread_main(void) {
     to_scheduler(t);
 }
 
+/* Its frame is left for good: nothing may be on it that the sanitizer guards. */
 static void begin(struct thread *t) {
-    ucontext_t context;
+    static ucontext_t context;
     t->begun = true;
     CHECK(getcontext(&context) == 0);
     context.uc_stack.ss_sp = t->stack;
@@ -175,8 +176,7 @@ static void begin(struct thread *t) {
 static void switch_to(struct thread *t) {
     if (_setjmp(threads.scheduler) == 0) {
 #ifdef SIM_ASAN
-        void *fake = NULL;
-        __sanitizer_start_switch_fiber(&fake, t->stack, STACK_BYTES);
+        __sanitizer_start_switch_fiber(&threads.fake_stack, t->stack, STACK_BYTES);
 #endif
         if (t->begun) _longjmp(t->at, 1);
         begin(t);
@@ -201,7 +201,8 @@ static void run(struct thread *t) {
     }
 }
 
-/* ---- Waiting and waking ------------------------------------------------------------------------ */
+/* ---- Waiting and waking ------------------------------------------------------------------------
+ */
 
 static void on_ready(struct sim *sim, void *arg, uint64_t ticket) {
     (void)sim;
@@ -270,7 +271,8 @@ void sim_process_jump(struct sim_process *process, uint64_t us) {
         if (t->state == WAITING && t->process == process) arm(t);
 }
 
-/* ---- Starting ---------------------------------------------------------------------------------- */
+/* ---- Starting ----------------------------------------------------------------------------------
+ */
 
 static struct thread *thread_new(struct sim_process *process) {
     struct thread *t = calloc(1, sizeof *t);
@@ -313,7 +315,8 @@ void sim_threads_end(void) {
     threads.sim = NULL;
 }
 
-/* ---- What the linker leads here --------------------------------------------------------------- */
+/* ---- What the linker leads here ---------------------------------------------------------------
+ */
 
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*main)(void *),
                           void *arg);

@@ -25,7 +25,7 @@ enum { SECTOR = 512, MAX_FILES = 256 };
 struct full_store {
     struct store base;
     struct store *inner;
-    const struct sim_disk *disk;
+    struct sim_disk *disk;
 };
 
 static struct store *inner(const struct store *s) {
@@ -34,7 +34,14 @@ static struct store *inner(const struct store *s) {
 
 static replog_status store_write(struct store *s, const struct store_op *ops, size_t n,
                                  uint64_t applied_seq, replog_error *err) {
-    return inner(s)->ops->write(inner(s), ops, n, applied_seq, err);
+    struct sim_disk *disk = ((struct full_store *)(void *)s)->disk;
+    if (disk->full && rng_between(&disk->rng, 1, 100) <= disk->fails_full)
+        return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no space left for the store");
+    replog_status st = inner(s)->ops->write(inner(s), ops, n, applied_seq, err);
+    uint64_t unused;
+    if (st == REPLOG_OK && rng_between(&disk->rng, 1, 100) <= disk->flushes_itself)
+        st = inner(s)->ops->flush(inner(s), &unused, err);
+    return st;
 }
 static replog_status store_get(struct store *s, struct slice key, struct buffer *value,
                                uint64_t *seq, replog_error *err) {
@@ -68,7 +75,7 @@ static void store_end(struct store *s) {
     free(s);
 }
 
-static struct store *full_store_new(const struct sim_disk *disk) {
+static struct store *full_store_new(struct sim_disk *disk) {
     static const struct store_ops ops = {.write = store_write,
                                          .get = store_get,
                                          .meta_each = store_meta_each,
@@ -94,6 +101,9 @@ void sim_disk_init(struct sim *sim, struct sim_disk *disk) {
     disk->low_us = sim_draw(sim, 10, 200);
     disk->high_us = disk->low_us + sim_draw(sim, 50, 3000);
     disk->slow = 1;
+    disk->rng = sim_draw(sim, 0, UINT64_MAX - 1);
+    disk->fails_full = (unsigned)sim_draw(sim, 0, 60);
+    disk->flushes_itself = sim_draw(sim, 0, 1) ? 0 : (unsigned)sim_draw(sim, 1, 10);
 }
 
 void sim_disk_free(struct sim_disk *disk) {

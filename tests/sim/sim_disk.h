@@ -15,6 +15,10 @@ struct sim_disk {
     unsigned slow;            /* times as long */
     uint64_t stalled_until_us;
     bool full;
+    /* of the store, in a hundred writes */
+    unsigned flushes_itself; /* as RocksDB does when a buffer is full */
+    unsigned fails_full;     /* while the disk is full */
+    uint64_t rng;
 };
 
 void sim_disk_init(struct sim *sim, struct sim_disk *disk);

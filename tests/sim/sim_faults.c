@@ -33,6 +33,7 @@ enum fault_kind {
     FAULT_CLOCK_JUMP,
     FAULT_CLOCK_DRIFT,
     FAULT_TRANSFER,
+    FAULT_REGICIDE, /* for a while, who becomes leader ends some milliseconds later */
     FAULT_ROT,        /* of a member's disk while it runs */
     FAULT_ROT_DOWN,   /* while it is down */
     FAULT_WIPE,       /* an empty directory under the old identity */
@@ -69,10 +70,11 @@ static const struct kind {
     [FAULT_CLOCK_JUMP] = {"clock-jump", 20, 30},
     [FAULT_CLOCK_DRIFT] = {"clock-drift", 10, 30},
     [FAULT_TRANSFER] = {"transfer", 10, 25},
-    [FAULT_ROT] = {"rot", 10, 18},
-    [FAULT_ROT_DOWN] = {"rot-down", 10, 18},
-    [FAULT_WIPE] = {"wipe", 4, 14},
-    [FAULT_WIPE_STORE] = {"wipe-store", 4, 8},
+    [FAULT_REGICIDE] = {"regicide", 3, 25},
+    [FAULT_ROT] = {"rot", 10, 28},
+    [FAULT_ROT_DOWN] = {"rot-down", 10, 28},
+    [FAULT_WIPE] = {"wipe", 4, 20},
+    [FAULT_WIPE_STORE] = {"wipe-store", 4, 12},
 };
 
 struct fault {
@@ -85,7 +87,6 @@ struct fault {
 };
 
 struct sim_faults {
-    struct node_options options;
     struct fault *items;
     size_t n;
     uint64_t counts[SIM_MAX_FAULT_KINDS];
@@ -104,17 +105,17 @@ static unsigned draw_node(struct sim *sim, struct fault *f) {
 /* ---- The shape of the run --------------------------------------------------------------------- */
 
 static void draw_options(struct sim *sim, uint64_t *rng) {
-    struct node_options *o = &sim->faults->options;
-    sim->election_ms = (uint32_t)rng_between(rng, 200, 800);
-    sim->heartbeat_ms = (uint32_t)rng_between(rng, 20, sim->election_ms / 4);
+    struct node_options *o = &sim->node_options;
+    uint32_t election_ms = (uint32_t)rng_between(rng, 200, 800);
+    uint32_t heartbeat_ms = (uint32_t)rng_between(rng, 20, election_ms / 4);
     sim->segment_bytes = (uint32_t)rng_between(rng, 1, 3) * 65536;
     sim->pool_segments = (uint32_t)rng_between(rng, 0, 3);
     unsigned mode = (unsigned)rng_between(rng, 1, 100);
     sim->sync = mode <= 78 ? SIM_SYNC_ALWAYS : mode <= 90 ? SIM_SYNC_BATCH : SIM_SYNC_NONE;
     bool small = rng_between(rng, 0, 1);
     *o = (struct node_options){
-        .heartbeat_ms = sim->heartbeat_ms,
-        .election_ms = sim->election_ms,
+        .heartbeat_ms = heartbeat_ms,
+        .election_ms = election_ms,
         .stall_ms = (uint32_t)rng_between(rng, 500, 3000),
         .peer_window_bytes = small ? rng_between(rng, 4096, 65536) : 8u << 20,
         .tail_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2048, 65536) : 8u << 20,
@@ -208,7 +209,7 @@ struct sim_faults *sim_faults_new(struct sim *sim) {
     if (sim->options.length_us) length_us = sim->options.length_us;
     f->destroy_at_most = (sim->n_nodes - 1) / 2;
     sim->quiet_us = sim->now_us + length_us;
-    sim->healed_us = sim->quiet_us + 4000000 + 8000 * (uint64_t)sim->election_ms;
+    sim->healed_us = sim->quiet_us + 4000000 + 8000 * (uint64_t)sim->node_options.election_ms;
     sim->last_call_us = sim->healed_us + 2000000;
     sim->end_us = sim->last_call_us + 6000000;
     uint64_t plan = sim_fork_rng(sim, "plan");
@@ -431,6 +432,21 @@ static void power_all(struct sim *sim, struct fault *f) {
     }
 }
 
+static void end_leader(struct sim *sim, void *arg, uint64_t life) {
+    struct sim_member *m = arg;
+    if (sim->quiet || !m->running || m->life != life) return;
+    sim_trace(sim, (unsigned)m->id, "regicide");
+    bool power = sim->sync != SIM_SYNC_NONE && sim_chance(sim, 50);
+    sim_member_end(m, power ? SIM_POWER : SIM_KILL, DISK_LOSE_RANDOM);
+    sim_member_start_after(m, sim_draw(sim, 10000, 1000000));
+}
+
+static void new_leader(struct sim *sim, uint64_t id) {
+    if (sim->now_us >= sim->regicide_until_us) return;
+    struct sim_member *m = sim_member(sim, id);
+    sim_after(sim, sim_draw(sim, 0, 50000), end_leader, m, m->life);
+}
+
 static bool disk_fault(struct sim *sim, struct fault *f, struct sim_member *m) {
     switch (f->kind) {
     case FAULT_SLOW_DISK:
@@ -524,6 +540,9 @@ static bool wide_fault(struct sim *sim, struct fault *f) {
     case FAULT_POWER_ALL:
         power_all(sim, f);
         return true;
+    case FAULT_REGICIDE:
+        sim->regicide_until_us = sim->now_us + 5 * f->length_us;
+        return true;
     default:
         return false;
     }
@@ -541,8 +560,10 @@ static void happen(struct sim *sim, void *arg, uint64_t tag) {
 
 void sim_faults_start(struct sim *sim) {
     struct sim_faults *f = sim->faults;
+    bool late = sim_chance(sim, 30);
+    sim->on_new_leader = new_leader;
     for (uint64_t id = 1; id <= sim->n_nodes; id++)
-        sim_member_start_after(sim_member(sim, id), sim_draw(sim, 0, 200000));
+        sim_member_start_after(sim_member(sim, id), sim_draw(sim, 0, late ? 2000000 : 200000));
     for (size_t i = 0; i < f->n; i++)
         if (!f->items[i].left_out)
             sim_after(sim, f->items[i].at_us - sim->now_us, happen, &f->items[i], 0);
@@ -567,10 +588,6 @@ void sim_faults_quiet(struct sim *sim) {
     }
 }
 
-const struct node_options *sim_faults_node_options(const struct sim *sim) {
-    return &sim->faults->options;
-}
-
 size_t sim_faults_n(const struct sim *sim) {
     return sim->faults->n;
 }
@@ -581,11 +598,4 @@ const uint64_t *sim_faults_counts(const struct sim *sim) {
 
 const char *sim_faults_name(unsigned kind) {
     return kind < N_FAULTS ? kinds[kind].name : NULL;
-}
-
-void sim_faults_figures(const struct sim *sim, struct buffer *out) {
-    for (unsigned kind = 0; kind < N_FAULTS; kind++)
-        if (sim->faults->counts[kind])
-            buffer_printf(out, "%s%s %" PRIu64, out->size_bytes ? ", " : "", kinds[kind].name,
-                          sim->faults->counts[kind]);
 }

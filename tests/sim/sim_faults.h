@@ -12,11 +12,8 @@ void sim_faults_free(struct sim_faults *f);
 void sim_faults_start(struct sim *sim); /* members and plan; once, before the first event */
 /* All faults end, members that are down are started. */
 void sim_faults_quiet(struct sim *sim);
-const struct node_options *sim_faults_node_options(const struct sim *sim);
 
 size_t sim_faults_n(const struct sim *sim);
-/* "crash 12, partition 3 ...": of what happened. */
-void sim_faults_figures(const struct sim *sim, struct buffer *out);
 enum { SIM_MAX_FAULT_KINDS = 40 };
 /* How often each kind happened, by number; their names. */
 const uint64_t *sim_faults_counts(const struct sim *sim);

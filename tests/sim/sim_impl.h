@@ -26,15 +26,21 @@ struct sim {
     struct sim_figures figures;
     uint64_t quiet_us, healed_us, last_call_us, end_us;
     bool quiet; /* all faults have ended */
+    uint64_t regicide_until_us; /* who becomes leader before then does not live long */
 
     struct sim_member *members[SIM_MAX_NODES + 1]; /* by id */
     struct sim_net *net;
     struct sim_watch *watch;
     struct sim_faults *faults;
 
+    bool unwatched;    /* the checkers look away: somebody lies, as nobody in a cluster does */
+    char refused[240]; /* what the last refusal of a stream said */
+    void (*on_new_leader)(struct sim *sim, uint64_t id); /* may be NULL */
+
     /* drawn once for the run */
     enum sim_sync sync;
-    uint32_t heartbeat_ms, election_ms, segment_bytes, pool_segments;
+    struct node_options node_options; /* self and seed unset */
+    uint32_t segment_bytes, pool_segments;
 };
 
 /* ---- sim_sched.c */

@@ -53,8 +53,8 @@ static void run_one(const struct sim_options *options, struct result *result) {
     sim_trace(sim, 0,
               "seed %" PRIu64 ": %u nodes, sync %s, heartbeat %u ms, election %u ms, segments of %u "
               "bytes, %zu faults up to %" PRIu64 " ms",
-              options->seed, sim->n_nodes, syncs[sim->sync], sim->heartbeat_ms, sim->election_ms,
-              sim->segment_bytes, sim_faults_n(sim), sim->quiet_us / 1000);
+              options->seed, sim->n_nodes, syncs[sim->sync], sim->node_options.heartbeat_ms,
+              sim->node_options.election_ms, sim->segment_bytes, sim_faults_n(sim), sim->quiet_us / 1000);
     sim_faults_start(sim);
     sim_clients_start(sim);
     sim_run_until(sim, sim->quiet_us);
@@ -176,6 +176,8 @@ static void progress(const struct total *t, uint64_t n, double start_s, bool las
             done, n, gone > 0 ? (double)done / gone : 0, t->failed, last ? "\n" : "");
 }
 
+static bool wants_results; /* a line for each seed that passes */
+
 /* One result, or the end of the child; false: it has ended. */
 static bool serve_child(struct child *c, const struct sim_options *options, uint64_t to,
                         struct total *t) {
@@ -185,6 +187,7 @@ static bool serve_child(struct child *c, const struct sim_options *options, uint
     while (got < 0 && errno == EINTR);
     if (got == (ssize_t)sizeof r) {
         add_up(t, &r);
+        if (wants_results) print_result(&r);
         c->next = r.seed + c->step;
         return true;
     }
@@ -352,12 +355,13 @@ static int shrink(struct sim_options options) {
 
 static const char help[] =
     "usage: replog-sim --seed N [--trace] [--shrink]\n"
-    "       replog-sim --seeds A..B [--jobs N] [--max-failures N]\n"
+    "       replog-sim --seeds A..B [--jobs N] [--max-failures N] [--results]\n"
     "Runs whole clusters of the real code in virtual time, with faults of every kind.\n"
     "  --nodes N    1 to 7 members; else drawn\n"
     "  --ms N       length of the time with faults, in virtual milliseconds; else drawn\n"
     "  --only LIST  of the plan's faults only those numbers (--shrink finds them); none: no fault\n"
     "  --trace      tells the story\n"
+    "  --results    a line for each seed that passes\n"
     "  --shrink     looks for a smaller plan of faults that still fails\n"
     "  --mutant M   with that deliberate bug, by name or number (built with -DREPLOG_MUTANT=0)\n"
     "  --list-mutants\n";
@@ -434,6 +438,8 @@ int main(int argc, char **argv) {
             takes = false;
             if (strcmp(arg, "--trace") == 0) {
                 options.trace = true;
+            } else if (strcmp(arg, "--results") == 0) {
+                wants_results = true;
             } else if (strcmp(arg, "--shrink") == 0) {
                 wants_shrink = true;
             } else if (strcmp(arg, "--list-mutants") == 0) {

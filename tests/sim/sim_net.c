@@ -490,13 +490,14 @@ void sim_net_node_resumed(struct sim *sim, uint64_t id) {
     schedule_all(sim);
 }
 
-void sim_net_send(struct sim *sim, uint64_t from, struct node_effect *fx) {
+bool sim_net_inject(struct sim *sim, uint64_t from, uint64_t to, struct peer_msg *msg) {
     static struct buffer head;
-    struct sim_conn *c = sim->net->dialers[from][fx->peer].conn;
-    struct node_bytes *blocks = &fx->msg.blocks;
-    if (c && c->up && !c->broken) {
+    struct sim_conn *c = sim->net->dialers[from][to].conn;
+    struct node_bytes *blocks = &msg->blocks;
+    bool there = c && c->up && !c->broken;
+    if (there) {
         buffer_clear(&head);
-        peer_encode(&fx->msg, &head);
+        peer_encode(msg, &head);
         CHECK(!head.failed);
         push(c, 0, PACKET_BYTES, head.data, head.size_bytes,
              blocks->blob ? blocks->blob->data + blocks->offset : NULL,
@@ -505,6 +506,29 @@ void sim_net_send(struct sim *sim, uint64_t from, struct node_effect *fx) {
     }
     blob_unref(blocks->blob);
     blocks->blob = NULL;
+    return there;
+}
+
+void sim_net_send(struct sim *sim, uint64_t from, struct node_effect *fx) {
+    (void)sim_net_inject(sim, from, fx->peer, &fx->msg);
+}
+
+bool sim_net_welcomed(struct sim *sim, uint64_t from, uint64_t to) {
+    const struct sim_conn *c = sim->net->dialers[from][to].conn;
+    return c && c->up && !c->broken && c->bound == from;
+}
+
+void sim_net_drop_stream(struct sim *sim, uint64_t from, uint64_t to) {
+    struct sim_conn *c = sim->net->dialers[from][to].conn;
+    if (!c) return;
+    c->broken = c->closed[1] = true;
+    free_packets(c, 0);
+    side_down(c, 0, "dropped", NULL);
+}
+
+void sim_net_latency(struct sim *sim, uint64_t low_us, uint64_t high_us) {
+    sim->net->low_us = low_us;
+    sim->net->high_us = high_us;
 }
 
 static struct sim_conn *find_stream(struct sim *sim, uint64_t id, uint64_t stream) {

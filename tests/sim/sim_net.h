@@ -26,6 +26,15 @@ void sim_net_welcome(struct sim *sim, uint64_t id, uint64_t stream, uint64_t pee
 /* Whether that inbound stream is still there; *peer: whose it is, 0: not welcomed yet. */
 bool sim_net_admit(struct sim *sim, uint64_t id, uint64_t stream, uint64_t *peer);
 
+/* ---- For tests that lie. */
+/* Puts a message on the stream, as if `from` had said it; takes over the reference to its blocks.
+ * False: there is no stream. */
+bool sim_net_inject(struct sim *sim, uint64_t from, uint64_t to, struct peer_msg *msg);
+bool sim_net_welcomed(struct sim *sim, uint64_t from, uint64_t to);
+/* The stream ends at once, and what is on its way is lost. */
+void sim_net_drop_stream(struct sim *sim, uint64_t from, uint64_t to);
+void sim_net_latency(struct sim *sim, uint64_t low_us, uint64_t high_us);
+
 /* ---- Faults. From and to are ends. */
 enum sim_block { SIM_CLOG, SIM_CUT /* connections may break of it */ };
 /* Nothing passes that way; counted, so that faults may overlap. */

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "sim_faults.h"
 #include "sim_net.h"
 #include "sim_watch.h"
 
@@ -142,6 +141,7 @@ static void carry_out(struct sim_member *m, struct node_effect *fx) {
         break;
     case NODE_FX_REFUSE:
         sim_trace(sim, (unsigned)m->id, "refuses a stream: %s", fx->text);
+        snprintf(sim->refused, sizeof sim->refused, "%s", fx->text);
         sim_net_refuse(sim, m->id, fx->stream, fx->text);
         break;
     case NODE_FX_WELCOME:
@@ -182,6 +182,7 @@ static void step(struct sim_member *m, struct sim_item *item) {
         ev->msg = &item->msg;
         if (!sim_net_admit(m->sim, m->id, ev->stream, &ev->peer)) return;
         item->msg.raft.from = ev->peer;
+        sim_watch_heard(m, ev->peer);
     }
     ev->text = item->text;
     size_t before = m->fx.n;
@@ -402,7 +403,7 @@ static replog_status open_member(struct sim_member *m, replog_error *err) {
                              .create = true};
     replog_status st = wal_open(&wo, &m->wal, err);
     if (st == REPLOG_OK) st = apply_open(m->wal, m->disk.store, &m->applier, err);
-    struct node_options no = *sim_faults_node_options(sim);
+    struct node_options no = sim->node_options;
     no.self = m->id;
     no.seed = rng_next(&m->rng);
     if (st == REPLOG_OK)

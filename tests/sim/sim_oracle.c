@@ -57,13 +57,14 @@ static const char *ack_name(enum replog_ack ack) {
     return ack == REPLOG_ACK_ALL ? "ALL" : ack == REPLOG_ACK_LEADER ? "LEADER" : "QUORUM";
 }
 
-/* ---- What clients are told -------------------------------------------------------------------- */
+/* ---- What clients are told --------------------------------------------------------------------
+ */
 
 uint32_t sim_oracle_append(struct sim *sim, const struct sim_append *append) {
     struct oracle *o = oracle_of(sim);
     o->appends = oracle_grow(o->appends, o->n_appends, &o->appends_capacity, sizeof *o->appends);
-    o->appends[o->n_appends] = (struct oracle_append){
-        .plan = *append, .seed = rng_next(&o->rng), .asked_us = sim_now_us(sim)};
+    o->appends[o->n_appends] =
+        (struct oracle_append){.plan = *append, .seed = rng_next(&o->rng), .after_seq = o->floor};
     return o->n_appends++;
 }
 
@@ -110,8 +111,8 @@ static void check_lost(struct oracle *o, uint32_t number) {
     if (sim_sync_mode(o->sim) == SIM_SYNC_NONE) return;
     sim_fail(o->sim,
              "append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64 " of term %" PRIu64
-             ", where the committed log has another block (%" PRIu64 "..%" PRIu64 " of term %" PRIu64
-             "): acknowledged and lost",
+             ", where the committed log has another block (%" PRIu64 "..%" PRIu64
+             " of term %" PRIu64 "): acknowledged and lost",
              number, ack_name(a->plan.ack), a->first_seq, a->last_seq, a->term, b->first_seq,
              b->last_seq, b->term);
 }
@@ -191,7 +192,8 @@ void sim_oracle_append_told(struct sim *sim, uint32_t append, replog_status stat
                  a->log_last_seq, text);
 }
 
-/* ---- The committed log ------------------------------------------------------------------------ */
+/* ---- The committed log ------------------------------------------------------------------------
+ */
 
 static struct oracle_session *find_session(struct oracle *o, uint64_t id) {
     size_t low = 0, high = o->n_sessions;
@@ -221,7 +223,8 @@ static void check_session(struct oracle *o, const struct block_header *h, uint32
     const struct sim_append *p = &o->appends[number].plan;
     if (!p->numbered) {
         if (h->session)
-            sim_fail(o->sim, "append %" PRIu32 " has no session and stands in the log with %" PRIu64,
+            sim_fail(o->sim,
+                     "append %" PRIu32 " has no session and stands in the log with %" PRIu64,
                      number, h->session);
         return;
     }
@@ -297,8 +300,8 @@ static void check_expected(struct oracle *o, const struct oracle_block *b) {
         if (!a->log_first_seq && a->state == APPEND_ACKED) check_lost(o, number);
         if (a->state == APPEND_UNKNOWN && a->log_last_seq != a->last_seq &&
             sim_sync_mode(o->sim) != SIM_SYNC_NONE)
-            sim_fail(o->sim, "append %" PRIu32 " was said to be committed at %" PRIu64
-                             ", and is not there",
+            sim_fail(o->sim,
+                     "append %" PRIu32 " was said to be committed at %" PRIu64 ", and is not there",
                      number, a->last_seq);
         o->expected[i] = o->expected[--o->n_expected];
     }
@@ -312,12 +315,17 @@ static void add_append(struct oracle *o, const struct block_header *h, const uin
     if (b->append == ORACLE_PROBE) return;
     struct oracle_append *a = &o->appends[b->append];
     if (a->log_first_seq)
-        sim_fail(o->sim, "append %" PRIu32 " (%s%s) stands in the log twice, at %" PRIu64
-                         " and %" PRIu64,
+        sim_fail(o->sim,
+                 "append %" PRIu32 " (%s%s) stands in the log twice, at %" PRIu64 " and %" PRIu64,
                  b->append, ack_name(a->plan.ack), a->plan.numbered ? "" : ", without a session",
                  a->log_first_seq, h->first_seq);
     check_content(o, h, bytes, b->append);
     check_session(o, h, b->append);
+    if (b->first_seq <= a->after_seq)
+        sim_fail(o->sim,
+                 "append %" PRIu32 " stands at %" PRIu64 ", and %" PRIu64
+                 " was told to somebody before it was asked for",
+                 b->append, b->first_seq, a->after_seq);
     a->log_first_seq = b->first_seq;
     a->log_last_seq = b->last_seq;
     a->log_term = b->term;
@@ -332,7 +340,8 @@ void sim_oracle_committed(struct sim *sim, const struct block_header *header,
     replog_record first;
     CHECK(block_next(bytes, header, &walk, &first));
     if (header->first_seq != o->end_seq + 1 || header->prev_chain != o->end_chain)
-        sim_fail(sim, "block %" PRIu64 " does not continue the committed log, which ends at %" PRIu64,
+        sim_fail(sim,
+                 "block %" PRIu64 " does not continue the committed log, which ends at %" PRIu64,
                  header->first_seq, o->end_seq);
     struct oracle_block b = {.first_seq = header->first_seq,
                              .last_seq = block_last_seq(header),
@@ -375,7 +384,8 @@ const struct oracle_block *oracle_block_at(const struct oracle *o, uint64_t seq,
     return &o->blocks[low];
 }
 
-/* ---- What nodes say, as they say it ------------------------------------------------------------ */
+/* ---- What nodes say, as they say it ------------------------------------------------------------
+ */
 
 static uint64_t durable_seq(struct oracle *o, uint64_t id) {
     if (!sim_node_running(o->sim, id)) return o->nodes[id].down_durable_seq;
@@ -456,7 +466,8 @@ void sim_oracle_node_down(struct sim *sim, uint64_t id) {
     o->nodes[id].down_checkpoint_seq = view.checkpoint_seq;
 }
 
-/* ---- The end ------------------------------------------------------------------------------------ */
+/* ---- The end ------------------------------------------------------------------------------------
+ */
 
 /* What was acknowledged is in the log; a LEADER's may be lost only with its term. */
 static void check_all_there(struct oracle *o) {
@@ -478,7 +489,8 @@ static size_t lane_slot(const struct sim_lane *l, size_t n_slots) {
     return (size_t)((l->who * 1000003ull + l->life) * 8 + l->all * 4 + l->thread) % n_slots;
 }
 
-/* What a lane was acknowledged stands in the order in which it was submitted. */
+/* What a lane was acknowledged stands in the order in which it was submitted; without a number what
+ * is refused for a moment, and tried again, may come behind. */
 static void check_lane_order(struct oracle *o) {
     enum { SLOTS = 4096 };
     struct slot {
@@ -488,7 +500,7 @@ static void check_lane_order(struct oracle *o) {
     CHECK(slots != NULL);
     for (uint32_t i = 0; i < o->n_appends; i++) {
         const struct oracle_append *a = &o->appends[i];
-        if (a->state != APPEND_ACKED || !a->log_first_seq) continue;
+        if (a->state != APPEND_ACKED || !a->log_first_seq || !a->plan.numbered) continue;
         size_t at = lane_slot(&a->plan.lane, SLOTS);
         while (slots[at].last && (!same_lane(&slots[at].lane, &a->plan.lane) ||
                                   slots[at].lane.thread != a->plan.lane.thread))
@@ -518,8 +530,9 @@ static void check_log_of(struct oracle *o, uint64_t id) {
         if (status != REPLOG_OK) break;
         const struct oracle_block *b = oracle_block_at(o, at, &hint);
         if (!b || b->first_seq != at || h.first_seq != at || b->chain != h.hash)
-            sim_fail(o->sim, "the log of node %" PRIu64 " differs at %" PRIu64 " from what was "
-                             "committed",
+            sim_fail(o->sim,
+                     "the log of node %" PRIu64 " differs at %" PRIu64 " from what was "
+                     "committed",
                      id, at);
         at = b->last_seq + 1;
     }
@@ -570,7 +583,8 @@ static void check_store_of(struct oracle *o, uint64_t id) {
     CHECK(store->ops->each(store, check_entry, &w, &err) == REPLOG_OK);
     if (w.wrong)
         sim_fail(o->sim,
-                 "the store of node %" PRIu64 " has key %u of seq %" PRIu64 " or another value; the "
+                 "the store of node %" PRIu64 " has key %u of seq %" PRIu64
+                 " or another value; the "
                  "log up to %" PRIu64 " says seq %" PRIu64,
                  id, w.wrong_key, w.wrong_seq, w.applied, w.right_seq);
     uint64_t n = 0;

@@ -90,11 +90,10 @@ void sim_oracle_fill(struct sim *sim, uint32_t append, replog_batch *batch) {
         struct oracle_record r;
         replog_error err = {.text = ""};
         oracle_record(o, append, i, &r);
-        replog_status status =
-            r.op == REPLOG_OP_DELETE
-                ? replog_batch_delete(batch, r.key.data, r.key.size_bytes, &err)
-                : replog_batch_put(batch, r.key.data, r.key.size_bytes, r.value.data,
-                                   r.value.size_bytes, &err);
+        replog_status status = r.op == REPLOG_OP_DELETE
+                                   ? replog_batch_delete(batch, r.key.data, r.key.size_bytes, &err)
+                                   : replog_batch_put(batch, r.key.data, r.key.size_bytes,
+                                                      r.value.data, r.value.size_bytes, &err);
         if (status) sim_fail(sim, "a batch within all limits is refused: %s", err.text);
     }
 }

@@ -7,20 +7,21 @@
 #include "sim_oracle.h"
 
 enum { ORACLE_MAX_KEYS = 64, ORACLE_ID_BYTES = 16 };
-#define ORACLE_NO_APPEND UINT32_MAX       /* a marker */
-#define ORACLE_PROBE     (UINT32_MAX - 1) /* what sim_watch appends to see whether it can */
+#define ORACLE_NO_APPEND  UINT32_MAX           /* a marker */
+#define ORACLE_PROBE      (UINT32_MAX - 1)     /* what sim_watch appends to see whether it can */
 #define ORACLE_PROBE_TEXT "is there progress?" /* with its zero byte; no key */
 
 enum append_state {
-    APPEND_OPEN,     /* nothing was told yet */
-    APPEND_ACKED,    /* first_seq, last_seq and term were told */
+    APPEND_OPEN,      /* nothing was told yet */
+    APPEND_ACKED,     /* first_seq, last_seq and term were told */
     APPEND_NOT_TAKEN, /* an error that says so */
     APPEND_UNKNOWN
 };
 
 struct oracle_append {
     struct sim_append plan;
-    uint64_t seed, asked_us;
+    uint64_t seed;
+    uint64_t after_seq; /* told to somebody before it was asked for: it stands behind */
     enum append_state state;
     uint64_t first_seq, last_seq, term; /* ACKED; with UNKNOWN: last_seq as a sentence said, or 0 */
     uint64_t log_first_seq, log_last_seq, log_term; /* in the committed log; 0: not there */
@@ -62,7 +63,7 @@ struct oracle_doubt {
 
 struct oracle_node {
     uint64_t down_durable_seq, down_checkpoint_seq; /* as it died last */
-    uint64_t life, served_seq; /* its store had applied so much in that life */
+    uint64_t life, served_seq;                      /* its store had applied so much in that life */
 };
 
 struct oracle {
@@ -83,7 +84,7 @@ struct oracle {
     size_t n_doubts, doubts_capacity;
     uint32_t *expected; /* acknowledged and not seen in the log yet */
     size_t n_expected, expected_capacity;
-    uint64_t floor;
+    uint64_t floor; /* told to somebody: reads that begin now show it, appends stand behind it */
     uint64_t most_truncated; /* the highest `upto` that anybody asked for */
     uint64_t highest_first_seq;
     struct oracle_node nodes[SIM_MAX_NODES + 1];

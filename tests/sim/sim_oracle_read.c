@@ -7,7 +7,8 @@
 #include "sim_oracle_impl.h"
 #include "wal/log.h"
 
-/* ---- The store, as the log makes it ------------------------------------------------------------ */
+/* ---- The store, as the log makes it ------------------------------------------------------------
+ */
 
 /* How many writes to the key stand at or below a seq. */
 static size_t writes_upto(const struct oracle_key *k, uint64_t seq) {
@@ -68,7 +69,23 @@ static void judge_get(struct oracle *o, const struct sim_get *g, uint64_t hash) 
                  g->seq, g->stale ? 0 : g->floor, why);
 }
 
-/* ---- What cannot be judged yet ------------------------------------------------------------------ */
+/* ---- What cannot be judged yet ------------------------------------------------------------------
+ */
+
+static bool any_damage(const struct oracle *o) {
+    for (uint64_t id = 1; id <= sim_n_nodes(o->sim); id++)
+        if (sim_node_damage(o->sim, id)) return true;
+    return false;
+}
+
+/* Whoever tells a seq knows it committed, and sim_watch heard of it; but not from a member whose
+ * disk was damaged, as long as no other says so. */
+static void check_committed(struct oracle *o, unsigned who, uint64_t seq) {
+    if (seq <= o->end_seq || any_damage(o)) return;
+    sim_fail(o->sim,
+             "client %u is told of seq %" PRIu64 ", and nobody has committed more than %" PRIu64,
+             who, seq, o->end_seq);
+}
 
 static struct oracle_doubt *doubt(struct oracle *o, uint64_t needs_seq) {
     o->doubts = oracle_grow(o->doubts, o->n_doubts, &o->doubts_capacity, sizeof *o->doubts);
@@ -83,6 +100,7 @@ void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
     sim_figures(sim)->gets++;
     sim_figures(sim)->client_checks++;
     if (get->found && get->seq > needs) needs = get->seq;
+    check_committed(o, get->who, needs);
     if (needs <= o->end_seq) {
         judge_get(o, get, 0);
     } else {
@@ -106,6 +124,9 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
     if (g->found && g->seq > g->commit_seq)
         sim_fail(sim, "node %" PRIu64 " serves seq %" PRIu64 " of key %u, committed is %" PRIu64,
                  g->node, g->seq, key, g->commit_seq);
+    if (g->found && g->seq > o->end_seq && !any_damage(o))
+        sim_fail(sim, "node %" PRIu64 " serves seq %" PRIu64 " of key %u, nobody has committed it",
+                 g->node, g->seq, key);
     if ((g->found && g->seq > o->end_seq) || n->served_seq > o->end_seq) return;
     const char *why = impossible(o, key, g->found, g->seq, n->served_seq);
     if (why)
@@ -116,7 +137,8 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
     if (g->found && g->seq > n->served_seq) n->served_seq = g->seq;
 }
 
-/* ---- Reads of the log --------------------------------------------------------------------------- */
+/* ---- Reads of the log ---------------------------------------------------------------------------
+ */
 
 /* Whether a read shows that record: all with markers, else what users appended. */
 static bool shown(struct oracle *o, const struct oracle_block *b, uint64_t seq, bool markers) {
@@ -189,6 +211,7 @@ void sim_oracle_read_record(struct sim *sim, struct sim_read *read, const replog
         sim_fail(sim, "client %u, who reads up to %" PRIu64 ", gets %" PRIu64, read->who, read->to,
                  entry->seq);
     uint64_t hash = entry_hash(entry);
+    check_committed(o, read->who, entry->seq);
     if (entry->seq <= o->end_seq) {
         judge_record(o, read, entry->seq, entry->term, hash);
     } else {
@@ -266,14 +289,12 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
                      read->who, read->from, read->to, next, text, o->highest_first_seq,
                      read->floor);
     } else if (status == REPLOG_DATA_LOSS) {
-        bool damaged = false;
-        for (uint64_t id = 1; id <= sim_n_nodes(sim); id++)
-            if (sim_node_damage(sim, id)) damaged = true;
-        if (!damaged) sim_fail(sim, "client %u was told of damage: %s", read->who, text);
+        if (!any_damage(o)) sim_fail(sim, "client %u was told of damage: %s", read->who, text);
     }
 }
 
-/* ---- Truncation ----------------------------------------------------------------------------------- */
+/* ---- Truncation
+ * ----------------------------------------------------------------------------------- */
 
 void sim_oracle_truncate_asked(struct sim *sim, uint64_t upto) {
     struct oracle *o = oracle_of(sim);

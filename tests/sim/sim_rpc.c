@@ -32,7 +32,8 @@ void sim_rpc_begin(struct sim *sim) {
     rpc.window_bytes = windows[rng_between(&rng, 0, 3)];
 }
 
-/* ---- Messages --------------------------------------------------------------------------------- */
+/* ---- Messages ---------------------------------------------------------------------------------
+ */
 
 struct sim_message *sim_messages_add(struct sim_messages *list, size_t size_bytes) {
     struct sim_message *m = malloc(sizeof *m + size_bytes);
@@ -58,7 +59,8 @@ static void drop_all(struct sim_messages *list) {
     for (struct sim_message *m; (m = take(list)) != NULL;) free(m);
 }
 
-/* ---- Links ------------------------------------------------------------------------------------ */
+/* ---- Links ------------------------------------------------------------------------------------
+ */
 
 struct sim_link *sim_link_new(struct sim_clock clock) {
     struct sim_link *link = calloc(1, sizeof *link);
@@ -223,7 +225,8 @@ void sim_link_hear(struct sim_link *link, const uint8_t *data, size_t n) {
     }
 }
 
-/* ---- Calls ------------------------------------------------------------------------------------ */
+/* ---- Calls ------------------------------------------------------------------------------------
+ */
 
 struct rpc_call *sim_call_new(struct sim_link *link, uint32_t id, bool server) {
     struct rpc_call *call = calloc(1, sizeof *call);
@@ -322,7 +325,8 @@ void sim_call_arm_deadline(struct rpc_call *call) {
               rpc_call_ref(call), 0);
 }
 
-/* ---- Delivering --------------------------------------------------------------------------------- */
+/* ---- Delivering ---------------------------------------------------------------------------------
+ */
 
 static void give_credit(struct rpc_call *call, size_t n) {
     call->taken += n;
@@ -388,7 +392,8 @@ void sim_call_deliver(struct rpc_call *call) {
     sim_clock_enter(before);
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------ */
+/* ---- Sending ------------------------------------------------------------------------------------
+ */
 
 static void say_finish(struct rpc_call *call) {
     struct buffer b = {0};
@@ -504,7 +509,8 @@ void rpc_cancel(struct rpc_call *call) {
     sim_call_over(call, REPLOG_CANCELLED, "cancelled", true);
 }
 
-/* ---- The small ones ------------------------------------------------------------------------------ */
+/* ---- The small ones
+ * ------------------------------------------------------------------------------ */
 
 void rpc_pause(struct rpc_call *call) {
     call->paused++;
@@ -540,10 +546,8 @@ uint64_t rpc_call_deadline_ms(const struct rpc_call *call) {
     return call->deadline_us > now_us ? own_ms + (call->deadline_us - now_us) / 1000 : own_ms;
 }
 
-void rpc_batch_begin(void) {
-}
-void rpc_batch_end(void) {
-}
+void rpc_batch_begin(void) {}
+void rpc_batch_end(void) {}
 
 void sim_rpc_end(void) {
     sim_channels_end();

@@ -61,8 +61,8 @@ struct rpc_call {
     void *user;
     uint64_t deadline_us; /* true time; UINT64_MAX: none */
 
-    char path[80];             /* client */
-    struct sim_messages out;   /* not yet sent: flow control */
+    char path[80];           /* client */
+    struct sim_messages out; /* not yet sent: flow control */
     int64_t credit;
     size_t out_limit;
     bool started, end_asked, end_sent, want_writable;

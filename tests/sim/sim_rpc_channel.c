@@ -26,9 +26,7 @@ struct rpc_channel {
     unsigned failures;
 };
 
-static struct {
-    struct rpc_channel *all;
-} channels;
+static struct { struct rpc_channel *all; } channels;
 
 const char *sim_rpc_address(uint64_t node_id) {
     static char text[SIM_MAX_NODES + 1][32];
@@ -89,7 +87,8 @@ bool rpc_channel_connected(const struct rpc_channel *channel) {
     return channel->link && channel->link->spoke;
 }
 
-/* ---- Connecting --------------------------------------------------------------------------------- */
+/* ---- Connecting ---------------------------------------------------------------------------------
+ */
 
 static void on_opened(void *user) {
     struct sim_link *link = user;

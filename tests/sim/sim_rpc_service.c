@@ -67,7 +67,8 @@ static struct sim_service *of_server(struct server *s) {
     return (struct sim_service *)(void *)s;
 }
 
-/* ---- What handlers call ------------------------------------------------------------------------- */
+/* ---- What handlers call -------------------------------------------------------------------------
+ */
 
 /* As in server/node_thread.c: so that the node's sentence comes before the call's deadline. */
 static uint64_t node_deadline_ms(const struct rpc_call *call) {
@@ -154,7 +155,8 @@ void server_refuse(struct server *s, struct rpc_call *call, replog_status status
     }
 }
 
-/* ---- The reader pool ----------------------------------------------------------------------------- */
+/* ---- The reader pool
+ * ----------------------------------------------------------------------------- */
 
 static void run_task(struct sim_service *v) {
     struct task *task = v->tasks;
@@ -197,7 +199,8 @@ bool reader_pool_offer(struct server *s, struct task *task) {
     return true;
 }
 
-/* ---- Commits, for readers ------------------------------------------------------------------------ */
+/* ---- Commits, for readers
+ * ------------------------------------------------------------------------ */
 
 static void look(struct sim_service *v) {
     if (!v->up || sim_node_paused(v->sim, v->id)) return;
@@ -234,7 +237,8 @@ void sim_services_commit(void) {
     sim_after(sim_rpc_sim(), COMMIT_US, on_commit, NULL, 0);
 }
 
-/* ---- Status --------------------------------------------------------------------------------------- */
+/* ---- Status
+ * --------------------------------------------------------------------------------------- */
 
 static void status_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes) {
     (void)bytes;
@@ -268,7 +272,8 @@ static void status_message(struct rpc_call *call, const uint8_t *bytes, size_t s
 
 static const struct rpc_handlers short_status_handlers = {.message = status_message};
 
-/* ---- Calls ---------------------------------------------------------------------------------------- */
+/* ---- Calls
+ * ---------------------------------------------------------------------------------------- */
 
 struct method {
     const char *path;
@@ -340,7 +345,8 @@ struct rpc_call *sim_service_call(struct sim_link *link, uint32_t id, uint64_t t
     sim_fail(v->sim, "a call of %s, which no service here has", path);
 }
 
-/* ---- From the world ------------------------------------------------------------------------------ */
+/* ---- From the world
+ * ------------------------------------------------------------------------------ */
 
 void sim_service_reply(struct sim *sim, uint64_t id, const struct node_effect *fx) {
     struct sim_service *v = &services.of[id];
@@ -406,15 +412,11 @@ static void end_process(struct sim_service *v) {
     sim_clock_enter(before);
 }
 
-/* The connections of a member that died: their calls end before it is gone. */
-static struct sim_link *links_of(struct sim_service *v, struct sim_link *link) {
-    while (link && (link->service != v || link->gone)) link = link->all_next;
-    return link;
-}
-
+/* The calls of a member that died end before it is gone; also those whose connection was lost just
+ * before. */
 static void end_calls(struct sim_service *v) {
-    for (struct sim_link *link = links_of(v, sim_rpc_links()); link;
-         link = links_of(v, link->all_next)) {
+    for (struct sim_link *link = sim_rpc_links(); link; link = link->all_next) {
+        if (link->service != v) continue;
         sim_link_lost(link, "the process has died");
         while (link->calls) {
             CHECK(link->calls->over);
@@ -463,7 +465,8 @@ void sim_service_conn_down(struct sim *sim, uint64_t id, struct sim_conn *conn) 
     if (link) sim_link_lost(link, "the connection was lost");
 }
 
-/* ---- The run --------------------------------------------------------------------------------------- */
+/* ---- The run
+ * --------------------------------------------------------------------------------------- */
 
 void sim_services_begin(struct sim *sim) {
     static const uint64_t pending[] = {256 << 10, 2 << 20, 16 << 20, 16 << 20};

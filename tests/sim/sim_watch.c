@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 
-enum { PROBE_TOKENS = 1 << 20, PROBE_EVERY_US = 150000 };
+enum { PROBE_TOKENS = 1 << 20, PROBE_EVERY_US = 150000, LEADER_EVERY_MS = 60 };
 #define PROBE_TOKEN (UINT64_MAX - PROBE_TOKENS)
 
 struct truth {
@@ -31,7 +31,10 @@ struct record {
     uint64_t promised_seq, promised_term;
     struct wal_vote promised_vote;
     uint64_t durable_seq; /* when it was last looked at */
-    uint64_t leader_term, leader_commit;
+    uint64_t leader_term, leader_commit, leader_since_ms, looked_ms;
+    uint64_t heard_ms[SIM_MAX_NODES + 1]; /* by its own clock */
+    enum wal_founding founding;           /* told */
+    uint64_t base_seq;                    /* told */
 };
 
 struct slot { /* a key of the model store */
@@ -48,6 +51,7 @@ struct sim_watch {
     struct slot *model;
     size_t model_capacity, n_model;
     uint64_t content, rng;
+    uint64_t cluster_id; /* the only one */
     uint64_t probes, probe_seq; /* appends of the watcher itself; the one that was acknowledged */
 };
 
@@ -138,16 +142,29 @@ static uint64_t truth_end(const struct sim_watch *w) {
     return w->n_truth ? w->truth[w->n_truth - 1].end.seq : 0;
 }
 
+/* Whether the member's log has that very block; where it is running and now and then: it costs. */
+static bool holds(struct sim_member *m, const struct block_header *h) {
+    struct wal_pos pos = {0};
+    uint64_t last = block_last_seq(h);
+    bool look = m->running && wal_base(m->wal).seq < last &&
+                rng_between(&m->sim->watch->rng, 1, 16) == 1;
+    if (!look) return true;
+    sim_member_observe(m, true);
+    bool same = wal_pos_at(m->wal, last, &pos, NULL) == REPLOG_OK && pos.chain == h->hash;
+    sim_member_observe(m, false);
+    return same;
+}
+
 static void check_quorum(struct sim_member *m, const struct block_header *h) {
     struct sim *sim = m->sim;
     if (sim->sync == SIM_SYNC_NONE) return;
     unsigned n = 0;
     uint64_t last = block_last_seq(h);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
-        const struct sim_member *k = sim_member(sim, id);
+        struct sim_member *k = sim_member(sim, id);
         struct record *r = record_of(k);
         if (k->running) r->durable_seq = wal_durable(k->wal).seq;
-        n += k->excused || r->durable_seq >= last;
+        n += k->excused || (r->durable_seq >= last && holds(k, h));
     }
     if (n <= sim->n_nodes / 2)
         sim_fail(sim,
@@ -266,6 +283,46 @@ static void reserve_term(struct sim *sim, uint64_t term) {
     w->n_terms = n;
 }
 
+/* A leader's log holds all that anybody ever said is committed. */
+static void check_complete(struct sim_member *m, const struct node_snapshot *s) {
+    const struct sim_watch *w = m->sim->watch;
+    uint64_t end = truth_end(w);
+    if (end == 0 || m->excused) return;
+    bool complete = s->last_seq >= end;
+    struct wal_pos pos = {0};
+    if (complete && wal_tail(m->wal).seq >= end && wal_base(m->wal).seq < end) {
+        sim_member_observe(m, true);
+        complete = wal_pos_at(m->wal, end, &pos, NULL) == REPLOG_OK &&
+                   pos.chain == w->truth[w->n_truth - 1].end.chain;
+        sim_member_observe(m, false);
+    }
+    if (!complete)
+        sim_fail(m->sim,
+                 "[leader-is-complete] member %" PRIu64 " leads term %" PRIu64
+                 " with a log up to seq %" PRIu64 " that lacks seq %" PRIu64 ", which is committed",
+                 m->id, s->term, s->last_seq, end);
+}
+
+/* Nobody leads for long without hearing from a majority, by its own clock. */
+static void check_hears(struct sim_member *m, const struct node_snapshot *s) {
+    const struct sim *sim = m->sim;
+    const struct record *r = record_of(m);
+    uint64_t now_ms = sim_member_mono_ms(m), patience_ms = 3 * sim->node_options.election_ms;
+    unsigned n = 1;
+    if (now_ms - r->leader_since_ms <= patience_ms) return;
+    for (uint64_t id = 1; id <= sim->n_nodes; id++)
+        n += id != m->id && now_ms - r->heard_ms[id] <= patience_ms;
+    if (n <= sim->n_nodes / 2)
+        sim_fail(m->sim,
+                 "[deaf-leader] member %" PRIu64 " leads term %" PRIu64 " and has heard %u of %u "
+                 "members (itself counted) within %" PRIu64 " ms",
+                 m->id, s->term, n, sim->n_nodes, patience_ms);
+}
+
+void sim_watch_heard(struct sim_member *m, uint64_t peer) {
+    if (peer >= 1 && peer <= m->sim->n_nodes) record_of(m)->heard_ms[peer] = sim_member_mono_ms(m);
+}
+
 static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     struct sim *sim = m->sim;
     struct record *r = record_of(m);
@@ -280,7 +337,11 @@ static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     if (r->leader_term != s->term) {
         r->leader_term = s->term;
         r->leader_commit = s->commit_seq;
+        r->leader_since_ms = sim_member_mono_ms(m);
+        check_complete(m, s);
+        if (sim->on_new_leader) sim->on_new_leader(sim, m->id);
     }
+    check_hears(m, s);
     if (s->commit_seq <= r->leader_commit) return;
     r->leader_commit = s->commit_seq;
     const struct sim_watch *w = sim->watch;
@@ -333,8 +394,35 @@ static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
     if (raft->seq > r->promised_seq) r->promised_seq = raft->seq;
 }
 
+/* There is one cluster in a run. */
+static void check_cluster(struct sim_member *m) {
+    uint64_t *cluster_id = &m->sim->watch->cluster_id, own = wal_identity(m->wal).cluster_id;
+    if (*cluster_id == 0) *cluster_id = own;
+    if (own != *cluster_id)
+        sim_fail(m->sim,
+                 "[one-cluster] member %" PRIu64 " founds cluster %016" PRIx64
+                 ", and there is cluster %016" PRIx64,
+                 m->id, own, *cluster_id);
+}
+
+/* A founded member welcomes nobody whose directory is another than the one it was founded with. */
+static void check_welcome(struct sim_member *m, uint64_t peer) {
+    const struct sim_member *k = sim_member(m->sim, peer);
+    struct config config;
+    if (m->excused || !k->running || wal_identity(m->wal).founding != WAL_FOUNDED) return;
+    wal_base_config(m->wal, &config);
+    const struct config_member *c = config_find(&config, peer);
+    if (!c || c->incarnation != wal_identity(k->wal).incarnation)
+        sim_fail(m->sim,
+                 "[wiped-is-refused] member %" PRIu64 " welcomes member %" PRIu64
+                 ", whose directory is not the one that belongs to the cluster",
+                 m->id, peer);
+}
+
 void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
+    if (m->sim->unwatched) return;
     if (fx->type == NODE_FX_PUBLISH) record_of(m)->changed = true;
+    if (fx->type == NODE_FX_WELCOME) check_welcome(m, fx->peer);
     if (fx->type == NODE_FX_SEND) {
         message_goes_out(m, &fx->msg);
         sim_note(m->sim, (unsigned)m->id, "sends to, kind", fx->peer,
@@ -405,6 +493,7 @@ static void check_truncation(struct sim_member *m, const struct wal_pos *base) {
 void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
     struct sim *sim = m->sim;
     struct record *r = record_of(m);
+    if (sim->unwatched) return;
     sim_note(sim, (unsigned)m->id, "worker done: type, seq", ev->type, ev->seq);
     switch (ev->type) {
     case NODE_EV_CUT_DONE:
@@ -417,6 +506,11 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
         break;
     case NODE_EV_TRUNCATED:
         check_truncation(m, &ev->base);
+        r->base_seq = ev->base.seq;
+        break;
+    case NODE_EV_FOUND_SAVED:
+        r->founding = ev->founding;
+        if (ev->founding == WAL_FOUNDED) check_cluster(m);
         break;
     case NODE_EV_APPLIED:
         if (ev->seq > truth_end(sim->watch) && !m->excused)
@@ -441,11 +535,23 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
 
 void sim_watch_turn(struct sim_member *m) {
     struct record *r = record_of(m);
-    if (!r->changed) return;
+    if (m->sim->unwatched) return;
+    /* a leader is looked at even when nothing changes */
+    uint64_t now_ms = sim_member_mono_ms(m);
+    bool look = r->leader_term != 0 && now_ms - r->looked_ms >= LEADER_EVERY_MS;
+    if (!r->changed && !look) return;
     r->changed = false;
+    r->looked_ms = now_ms;
     struct node_snapshot s;
     node_snapshot(m->node, &s);
     sim_note(m->sim, (unsigned)m->id, "commit, term", s.commit_seq, s.term);
+    uint64_t durable =
+        m->sim->sync == SIM_SYNC_NONE ? wal_tail(m->wal).seq : wal_durable(m->wal).seq;
+    if (s.durable_seq > durable)
+        sim_fail(m->sim,
+                 "[durable-claim] member %" PRIu64 " counts seq %" PRIu64
+                 " as durable, and its log is durable up to %" PRIu64,
+                 m->id, s.durable_seq, durable);
     uint64_t readable = s.commit_seq < s.durable_seq ? s.commit_seq : s.durable_seq;
     read_on(m, readable);
     check_leader(m, &s);
@@ -457,10 +563,12 @@ void sim_watch_up(struct sim_member *m) {
     struct record *r = record_of(m);
     struct wal_pos tail = wal_tail(m->wal);
     struct wal_vote vote = wal_vote(m->wal);
+    if (m->sim->unwatched) return;
     r->read_seq = 0;
     r->blind = false;
     r->changed = true;
     r->leader_term = 0;
+    memset(r->heard_ms, 0, sizeof r->heard_ms);
     uint64_t known_term = vote.term > tail.term ? vote.term : tail.term;
     if (!m->excused) {
         if (tail.seq < r->promised_seq)
@@ -487,6 +595,13 @@ void sim_watch_up(struct sim_member *m) {
                      "[vote] member %" PRIu64 " comes back with term %" PRIu64
                      ", and has spoken in term %" PRIu64,
                      m->id, known_term, r->promised_term);
+        enum wal_founding founding = wal_identity(m->wal).founding;
+        if (founding < r->founding || wal_base(m->wal).seq < r->base_seq)
+            sim_fail(m->sim,
+                     "[restart-remembers] member %" PRIu64
+                     " comes back with founding state %d and a log from behind seq %" PRIu64
+                     ", and had saved %d and %" PRIu64,
+                     m->id, (int)founding, wal_base(m->wal).seq, (int)r->founding, r->base_seq);
         check_store(m);
     }
     check_base(m);
@@ -503,6 +618,8 @@ void sim_watch_destroyed(struct sim_member *m) {
     struct record *r = record_of(m);
     r->promised_seq = r->promised_term = r->claimed_seq = 0;
     r->promised_vote = (struct wal_vote){0};
+    r->founding = WAL_STANDALONE;
+    r->base_seq = 0;
 }
 
 /* ---- Liveness --------------------------------------------------------------------------------- */

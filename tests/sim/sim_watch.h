@@ -16,6 +16,8 @@ void sim_watch_down(struct sim_member *m);
 void sim_watch_turn(struct sim_member *m);
 /* The node carries out an effect. */
 void sim_watch_effect(struct sim_member *m, const struct node_effect *fx);
+/* A message of that member was taken from its stream. */
+void sim_watch_heard(struct sim_member *m, uint64_t peer);
 /* One of its workers said that something is done. */
 void sim_watch_event(struct sim_member *m, const struct node_event *ev);
 /* It may have lost what it had. */

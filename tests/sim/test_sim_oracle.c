@@ -15,7 +15,8 @@
 #include "wal/disk.h"
 #include "wal/log.h"
 
-/* ---- The world ------------------------------------------------------------------------------------ */
+/* ---- The world
+ * ------------------------------------------------------------------------------------ */
 
 struct sim {
     struct sim_figures figures;
@@ -137,7 +138,8 @@ static int teardown(void **state) {
         }                                                                                          \
     } while (0)
 
-/* ---- Making history --------------------------------------------------------------------------------- */
+/* ---- Making history
+ * --------------------------------------------------------------------------------- */
 
 enum lie { TRUTH, LESS_RECORDS, NO_COMMIT, OTHER_VALUE, OTHER_APPEND };
 
@@ -221,7 +223,8 @@ static uint32_t honest_append(uint64_t *session) {
     return a;
 }
 
-/* ---- Appends ------------------------------------------------------------------------------------------ */
+/* ---- Appends
+ * ------------------------------------------------------------------------------------------ */
 
 static void honest_history(void **state) {
     (void)state;
@@ -298,8 +301,7 @@ static void unknown_at_most_once(void **state) {
     (void)state;
     uint64_t s = commit_marker(REPLOG_OP_SESSION);
     uint32_t a = begin(REPLOG_ACK_QUORUM);
-    MUST_PASS(told_error(a, REPLOG_DEADLINE_EXCEEDED, "outcome unknown");
-              commit(a, s, 1, TRUTH));
+    MUST_PASS(told_error(a, REPLOG_DEADLINE_EXCEEDED, "outcome unknown"); commit(a, s, 1, TRUTH));
     MUST_FAIL("twice", commit(a, s, 2, TRUTH));
 }
 
@@ -403,11 +405,21 @@ static void sessions_that_nobody_opened(void **state) {
     MUST_FAIL("which the log never opened", commit(begin(REPLOG_ACK_QUORUM), 1, 1, TRUTH));
 }
 
+/* Over the border of sessions too. */
 static void a_lane_in_order(void **state) {
     (void)state;
-    uint32_t a = begin(REPLOG_ACK_LEADER), b = begin(REPLOG_ACK_LEADER);
-    MUST_PASS(commit(b, 0, 0, TRUTH); commit(a, 0, 0, TRUTH); told(a, 4, 6); told(b, 1, 3));
+    uint64_t s = commit_marker(REPLOG_OP_SESSION), t = commit_marker(REPLOG_OP_SESSION);
+    uint32_t a = begin(REPLOG_ACK_QUORUM), b = begin(REPLOG_ACK_QUORUM);
+    MUST_PASS(commit(b, s, 1, TRUTH); commit(a, t, 1, TRUTH); told(a, 6, 8); told(b, 3, 5));
     MUST_FAIL("submitted and was acknowledged before", sim_oracle_finish(&world));
+}
+
+static void behind_what_was_acknowledged(void **state) {
+    (void)state;
+    uint64_t s = commit_marker(REPLOG_OP_SESSION);
+    MUST_PASS(told(begin(REPLOG_ACK_QUORUM), 5, 7));
+    MUST_FAIL("was told to somebody before it was asked for",
+              commit(begin(REPLOG_ACK_QUORUM), s, 1, TRUTH));
 }
 
 static void a_log_with_a_hole(void **state) {
@@ -417,7 +429,8 @@ static void a_log_with_a_hole(void **state) {
     MUST_FAIL("does not continue", commit_marker(REPLOG_OP_TERM));
 }
 
-/* ---- What nodes say --------------------------------------------------------------------------------------- */
+/* ---- What nodes say
+ * --------------------------------------------------------------------------------------- */
 
 static void durable_where_it_says(void **state) {
     (void)state;
@@ -458,7 +471,9 @@ static void safe_where_it_says(void **state) {
     MUST_FAIL("the store of 2", sim_oracle_node_checkpoint(&world, 1, &r));
 }
 
-/* ---- Gets ------------------------------------------------------------------------------------------------- */
+/* ---- Gets
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static struct sim_get get_of(uint32_t append, uint32_t index) {
     struct oracle *o = oracle_of(&world);
@@ -492,8 +507,8 @@ static void gets_never_go_back(void **state) {
     uint32_t a = honest_append(&s), b = begin(REPLOG_ACK_QUORUM);
     struct sim_get g;
     MUST_PASS(commit(b, s, 2, TRUTH); g = get_of(b, 1); sim_oracle_get_told(&world, &g));
-    MUST_FAIL("a newer one was acknowledged, or seen",
-              g = get_of(a, 1); sim_oracle_get_told(&world, &g));
+    MUST_FAIL("a newer one was acknowledged, or seen", g = get_of(a, 1);
+              sim_oracle_get_told(&world, &g));
 }
 
 static void gets_of_what_was_committed(void **state) {
@@ -509,6 +524,8 @@ static void gets_of_what_was_committed(void **state) {
     MUST_FAIL("half of a batch", g = get_of(a, 0); sim_oracle_get_told(&world, &g));
     g = get_of(b, 1);
     g.seq = world.end_seq + 2; /* not committed, and it never is */
+    MUST_FAIL("nobody has committed more", sim_oracle_get_told(&world, &g));
+    world.damage[3] = SIM_DISK_DAMAGED; /* it may know more than all the others */
     MUST_PASS(sim_oracle_get_told(&world, &g));
     MUST_FAIL("no such value", commit_marker(REPLOG_OP_TERM), commit_marker(REPLOG_OP_TERM));
 }
@@ -518,6 +535,7 @@ static void gets_of_the_future(void **state) {
     uint64_t s;
     MUST_PASS(honest_append(&s));
     uint32_t a = begin(REPLOG_ACK_QUORUM);
+    world.damage[3] = SIM_DISK_DAMAGED;
     MUST_PASS(struct sim_get g = get_of(a, 1); g.seq = 6; sim_oracle_get_told(&world, &g);
               told_error(a, REPLOG_DEADLINE_EXCEEDED, "unknown"));
     MUST_FAIL("answers tell of seq 6", sim_oracle_finish(&world));
@@ -539,9 +557,12 @@ static void nodes_never_go_back(void **state) {
     MUST_PASS(sim_oracle_get_served(&world, &g));
     g.commit_seq = of_a.seq - 1;
     MUST_FAIL("committed is", sim_oracle_get_served(&world, &g));
+    g.seq = g.commit_seq = world.end_seq + 2;
+    MUST_FAIL("nobody has committed it", sim_oracle_get_served(&world, &g));
 }
 
-/* ---- Reads of the log --------------------------------------------------------------------------------------- */
+/* ---- Reads of the log
+ * --------------------------------------------------------------------------------------- */
 
 static replog_entry entry_of(uint32_t append, uint32_t index) {
     static uint8_t value[64];
@@ -578,8 +599,7 @@ static void reads_in_order(void **state) {
     r = (struct sim_read){.who = 101, .from = 1, .to = 2};
     MUST_FAIL("who reads up to 2", e = entry_of(a, 1); sim_oracle_read_record(&world, &r, &e));
     r = (struct sim_read){.who = 101, .from = 1};
-    MUST_FAIL("of term 7", e = entry_of(a, 0); e.term = 7;
-              sim_oracle_read_record(&world, &r, &e));
+    MUST_FAIL("of term 7", e = entry_of(a, 0); e.term = 7; sim_oracle_read_record(&world, &r, &e));
 }
 
 static void reads_ahead_are_judged_later(void **state) {
@@ -589,6 +609,8 @@ static void reads_ahead_are_judged_later(void **state) {
     struct sim_read r = {.who = 101, .from = world.end_seq + 1};
     replog_entry e = {
         .seq = world.end_seq + 1, .term = 1, .op = REPLOG_OP_PUT, .key = "", .value = "lie"};
+    MUST_FAIL("nobody has committed more", sim_oracle_read_record(&world, &r, &e));
+    world.damage[3] = SIM_DISK_DAMAGED;
     MUST_PASS(sim_oracle_read_record(&world, &r, &e));
     MUST_FAIL("with another content", commit(begin(REPLOG_ACK_QUORUM), s, 2, TRUTH));
 }
@@ -621,7 +643,8 @@ static void truncation_as_asked(void **state) {
     MUST_FAIL("the log begins at 12", sim_oracle_truncate_told(&world, &r));
 }
 
-/* ---- A node's log and store at the end --------------------------------------------------------------------------- */
+/* ---- A node's log and store at the end
+ * --------------------------------------------------------------------------- */
 
 static struct disk_mem *disk;
 
@@ -710,7 +733,8 @@ static void truncated_further_than_asked(void **state) {
     }
     assert_int_equal(wal_truncate(world.wal[1], 2, NULL, &err), REPLOG_OK);
     sim_oracle_truncate_asked(&world, 1);
-    MUST_FAIL("the most that was asked to be dropped is 1", oracle_note_first_seqs(oracle_of(&world)));
+    MUST_FAIL("the most that was asked to be dropped is 1",
+              oracle_note_first_seqs(oracle_of(&world)));
     close_node_1();
 }
 
@@ -741,6 +765,7 @@ int main(void) {
         TEST(sessions_of_one_client),
         TEST(sessions_that_nobody_opened),
         TEST(a_lane_in_order),
+        TEST(behind_what_was_acknowledged),
         TEST(a_log_with_a_hole),
         TEST(durable_where_it_says),
         TEST(all_members_for_all),

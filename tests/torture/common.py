@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,7 @@ def environment(**variables):
 
 
 def other_disk(t, how):
-    """The environment of a process whose disk is as disk_preload.c says: "lies", "slow:US", or ""."""
+    """The environment that gives a process the disk of disk_preload.c: "lies", "slow:US", or ""."""
     if not how:
         return {}
     return {"LD_PRELOAD": t.program("torture-disk.so"), "TORTURE_DISK": how,
@@ -131,7 +132,7 @@ class Load:
         try:
             status = self.process.wait(timeout * SLOW)
         except subprocess.TimeoutExpired:
-            raise Failure(f"the load {self.name} did not end within {timeout * SLOW:.0f} s") from None
+            raise Failure(f"the load {self.name} did not end in {timeout * SLOW:.0f} s") from None
         equal(status, 0, f"exit status of the load {self.name}")
         self.t.loads.remove(self)
 
@@ -205,7 +206,7 @@ def agree(cluster, oracle, timeout=60):
 
 
 def feed_committed(cluster, node, oracle):
-    """Feeds the oracle what one member knows to be committed: that stays, so it may be truncated."""
+    """Feeds the oracle what one member knows to be committed: that stays and may be truncated."""
     result = cluster.cli("read", "--markers", "--node", "--from", str(oracle.next_seq), at=node,
                          call_ms=5000)
     if result.rc == 0:
@@ -254,6 +255,14 @@ def check_offline(t, cluster, oracle):
     equal(len(chains), 1, f"chains at {last}")
     check(last >= oracle.next_seq - 1, f"the files end at {last}, read was {oracle.next_seq - 1}")
     return found
+
+
+def check_said(nodes):
+    """What no fault of ours accounts for: errors, and quarrels between members of one build."""
+    for node in nodes:
+        odd = [line for line in node.log().splitlines()
+               if re.search(r" ERROR |INTERNAL|INVALID_ARGUMENT|DATA_LOSS", line)]
+        check(not odd, f"node {node.id} said {len(odd)} odd things, the first: {odd[:1]}")
 
 
 def end_of(node):

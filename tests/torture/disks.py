@@ -80,7 +80,7 @@ class Disk:
         self.mounted = True
 
     def unmount(self):
-        """What uses it must have ended; the kernel lets go of a killed process's files a little later."""
+        """What uses it must have ended; a killed process's files are let go a little later."""
         deadline = time.monotonic() + 20
         while _libc.umount2(self.path.encode(), 0) != 0:
             number = ctypes.get_errno()
@@ -91,8 +91,8 @@ class Disk:
 
     def cut(self, *processes, before=lambda: None):
         """The power fails, for these processes (Popen) too: they end first, in the middle of what
-        they do. Otherwise an fdatasync that is under way may return 0 for bytes that are lost (so do
-        ext4 and xfs when they are shut down under it), which no power cut lets anybody see.
+        they do. Otherwise an fdatasync that is under way may return 0 for bytes that are lost (with
+        ext4 and with xfs when they are shut down under it), which no power cut lets anybody see.
         Returns when it began and when it was over, in microseconds of CLOCK_MONOTONIC."""
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -120,7 +120,8 @@ class Disk:
         self.unmount()
         program = find({"ext4": "e2fsck", "xfs": "xfs_repair"}[self.fs])
         if program:
-            status, text = command(program, "-n", *(["-f"] if self.fs == "ext4" else []), self.image)
+            force = ["-f"] if self.fs == "ext4" else []
+            status, text = command(program, "-n", *force, self.image)
             check(status == 0, f"{self.fs} itself is damaged: {text[-400:]}")
 
 

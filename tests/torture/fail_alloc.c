@@ -112,8 +112,8 @@ uint64_t fail_seen(void) {
 /* "function file:line" of return addresses, innermost first, by addr2line. */
 static void describe(void *const *addresses, int n, char *out, size_t room) {
     char command[512];
-    size_t used = (size_t)snprintf(command, sizeof command, "addr2line -sfp -e /proc/%d/exe",
-                                   (int)getpid());
+    size_t used =
+        (size_t)snprintf(command, sizeof command, "addr2line -sfp -e /proc/%d/exe", (int)getpid());
     extern const char __executable_start[];
     for (int i = 0; i < n && used < sizeof command - 32; i++) {
         uintptr_t at = (uintptr_t)addresses[i] - (uintptr_t)__executable_start - 1;
@@ -154,11 +154,12 @@ uint64_t fail_mark(void) {
 
 bool fail_leaks(uint64_t mark, uint64_t live_before, uint64_t within_ms, char *text, int room) {
     const struct timespec moment = {.tv_nsec = 1000000};
-    for (uint64_t ms = 0; fail_live() > live_before && ms < within_ms; ms++) nanosleep(&moment, NULL);
+    for (uint64_t ms = 0; fail_live() > live_before && ms < within_ms; ms++)
+        nanosleep(&moment, NULL);
     if (fail_live() <= live_before) return false;
     void *callers[8];
-    int n = 0, used = snprintf(text, (size_t)room, "%d more than before:",
-                               (int)(fail_live() - live_before));
+    int n = 0, used = snprintf(text, (size_t)room,
+                               "%d more than before:", (int)(fail_live() - live_before));
     pthread_mutex_lock(&table_lock);
     for (size_t i = 0; i < SLOTS; i++) {
         if (!table[i].p || table[i].number <= mark || n == 8) continue;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""A cluster of three under load whose members are killed, stopped and continued, cut off from their
-power and remounted at random, for as long as one likes; then the oracle and the log must agree exactly.
+"""A cluster of three under load whose members are killed, stopped and continued, cut off from
+their power and remounted at random, for as long as one likes. Then the oracle and the log must
+agree exactly.
 
 usage: tests/torture/kill_loop.py [as run.py: --minutes M --seed S]
 """
@@ -10,8 +11,9 @@ import signal
 import sys
 import time
 
-from common import (Loads, Oracle, Skip, agree, check, check_alive, check_offline, check_stores,
-                    draw_disk, end_of, environment, feed_committed, timed)
+from common import (Loads, Oracle, Skip, agree, check_alive, check_offline, check_said,
+                    check_stores, draw_disk, end_of, environment, equal, feed_committed, timed,
+                    wait)
 from disks import Disk, write_some
 
 EXTRA = ["--segment-bytes", "1M", "--store-write-buffer-bytes", "1M", "--checkpoint-ms", "3000"]
@@ -29,7 +31,7 @@ class KillLoop:
     def __init__(self, t, sync, fs="ext4", env=None):
         self.t, self.rng, self.env = t, t.rng, env or {}
         self.cluster = t.cluster(3, start=False, extra=EXTRA + ["--sync", sync])
-        self.disk_of = {}
+        self.disk_of, self.log_bytes = {}, {}
         self.with_disks = self.make_disks(fs)
         self.oracle = Oracle(3)
         self.loads = Loads(t, self.cluster, self.oracle, acks="qqm")
@@ -76,6 +78,7 @@ class KillLoop:
 
     def start(self, nodes):
         for node in nodes:
+            self.log_bytes[node.id] = len(node.log()) if node.process else 0
             with environment(**{**draw_disk(self.t), **self.env}):
                 node.start()
 
@@ -121,7 +124,8 @@ class KillLoop:
     def stop(self):
         """SIGTERM: it hands over, drains and flushes."""
         node = self.rng.choice(self.cluster.nodes)
-        check(node.stop(30) == 0, f"exit status after SIGTERM: {node.log()[-300:]}")
+        wait(lambda: len(node.log()) > self.log_bytes[node.id], 20, "it has begun")
+        equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")
         self.counts["stops"] += 1
         self.start([node])
 
@@ -151,15 +155,17 @@ class KillLoop:
     def cut_all(self):
         self.cut(self.cluster.nodes)
 
+    def replog(self, *args):
+        self.t.background(self.t.replog, "-e", self.cluster.endpoints, "--timeout", 3000, *args)
+
     def checkpoint(self):
-        self.t.background(self.t.replog, "-e", self.cluster.endpoints, "--timeout", 3000, "checkpoint")
+        self.replog("checkpoint")
         self.counts["checkpoints"] += 1
 
     def truncate(self):
         """Of what was read and judged: it may go."""
         upto = self.rng.randint(max(1, self.oracle.next_seq // 2), max(1, self.oracle.next_seq - 1))
-        self.t.background(self.t.replog, "-e", self.cluster.endpoints, "--timeout", 3000, "truncate",
-                          "--upto", upto)
+        self.replog("truncate", "--upto", upto)
         self.counts["truncations"] += 1
 
     # -- rounds
@@ -209,6 +215,7 @@ class KillLoop:
         print(f"{self.rounds} rounds, {self.events} events: {counts}, elections {status['term']} "
               f"(with {len(self.oracle.terms)} leaders)")
         print(self.oracle.summary())
+        check_said(self.cluster.nodes)
 
 
 def kill_loop(t, sync="sync", fs="ext4", env=None):

@@ -72,7 +72,8 @@ static void note_failure(uint64_t number, const replog_error *error) {
 
 static void on_answer(void *user, replog_status status, const replog_append_result *result,
                       const replog_error *error) {
-    uint64_t number = (uint64_t)(uintptr_t)user;
+    uint64_t number = *(uint64_t *)user;
+    free(user);
     if (status) {
         note_failure(number, error);
     } else {
@@ -120,13 +121,16 @@ static void send_unit(replog_client *client, replog_batch *batch, const struct t
                                                          : REPLOG_ACK_ALL,
                                      .single = !unit->batch};
     replog_error err;
+    uint64_t *number = malloc(sizeof *number);
+    if (!number) abort();
+    *number = unit->number;
     fill(batch, unit);
     torture_line("S %" PRIu64 " %" PRIu64 " %c %s", unit->number, torture_now_us(), ack,
                  torture_describe(unit, text, sizeof text));
     atomic_fetch_add(&unanswered, 1);
-    if (replog_append_async(client, batch, &options, on_answer, (void *)(uintptr_t)unit->number,
-                            &err)) {
+    if (replog_append_async(client, batch, &options, on_answer, number, &err)) {
         note_failure(unit->number, &err);
+        free(number);
         atomic_fetch_sub(&unanswered, 1);
     }
 }

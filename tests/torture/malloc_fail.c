@@ -4,8 +4,8 @@
  *   --sample N  so many failing runs of each scenario, spread over all; without: all
  *   --repeat N  not one allocation fails but so many in a row
  *   --at N      only the run in which the N-th fails
- * Prints "ok NAME (what was done)" or "FAILED NAME" for each scenario. Each runs in a process of its
- * own, so that a crash or a standstill is one more failure, with the N at which it came. */
+ * Prints "ok NAME (what was done)" or "FAILED NAME" for each scenario. Each runs in a process of
+ * its own, so that a crash or a standstill is one more failure, with the N at which it came. */
 #include <dirent.h>
 #include <ftw.h>
 #include <inttypes.h>
@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "malloc_fail.h"
 
 enum { STANDSTILL_S = 30, MAX_TOLD = 12 };
@@ -31,13 +32,11 @@ enum { N_SCENARIOS = sizeof scenarios / sizeof scenarios[0] };
 
 /* Shared with the process that runs a scenario. */
 struct progress {
-    uint64_t at, total, runs, failed, allocations;
+    uint64_t at, total, runs, failed, slowest_ms;
 };
 static struct progress *progress;
 
-static struct {
-    uint64_t sample, seed, repeat, only;
-} options = {.seed = 1, .repeat = 1};
+static struct { uint64_t sample, seed, repeat, only; } options = {.seed = 1, .repeat = 1};
 
 static char work_dir[256];
 
@@ -79,9 +78,13 @@ static uint64_t run_once(const struct scenario *s, uint64_t at) {
     progress->at = at;
     run_failed = false;
     uint64_t live = fail_live(), mark = fail_mark();
+    uint64_t begin_ms = clock_mono_ms();
     fail_arm(at, options.repeat);
     s->run();
-    uint64_t hits = fail_disarm();
+    uint64_t hits = fail_disarm(), took_ms = clock_mono_ms() - begin_ms;
+    if (took_ms > progress->slowest_ms) progress->slowest_ms = took_ms;
+    if (options.repeat == 1 && s->patience_ms && took_ms > s->patience_ms)
+        expect_failed(__FILE__, __LINE__, "it took %" PRIu64 " ms", took_ms);
     if (fail_leaks(mark, live, s->leak_wait_ms, text, sizeof text))
         expect_failed(__FILE__, __LINE__, "leaked: %s", text);
     progress->runs++;
@@ -142,8 +145,9 @@ static bool run_apart(const struct scenario *s) {
     }
     bool crashed = !still && !WIFEXITED(status);
     bool ok = !still && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    printf("%s malloc_fail %s (%" PRIu64 " runs, %" PRIu64 " allocations in one", ok ? "ok" : "FAILED",
-           s->name, progress->runs, progress->total);
+    printf("%s malloc_fail %s (%" PRIu64 " runs, %" PRIu64 " allocations in one, at most %" PRIu64
+           " ms",
+           ok ? "ok" : "FAILED", s->name, progress->runs, progress->total, progress->slowest_ms);
     if (progress->failed) printf(", %" PRIu64 " runs failed", progress->failed);
     if (still) printf(", standstill at allocation %" PRIu64, progress->at);
     if (crashed) printf(", signal %d at allocation %" PRIu64, WTERMSIG(status), progress->at);
@@ -185,12 +189,14 @@ int main(int argc, char **argv) {
     }
     const char *shm = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/var/tmp";
     snprintf(work_dir, sizeof work_dir, "%s/replog-malloc.XXXXXX", shm);
-    progress = mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    progress =
+        mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (progress == MAP_FAILED || !mkdtemp(work_dir)) {
         perror("malloc_fail");
         return 2;
     }
-    for (int i = 0; i < (n ? n : N_SCENARIOS); i++) failed += !run_apart(n ? chosen[i] : scenarios[i]);
+    for (int i = 0; i < (n ? n : N_SCENARIOS); i++)
+        failed += !run_apart(n ? chosen[i] : scenarios[i]);
     nftw(work_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return failed ? 1 : 0;
 }

@@ -1,7 +1,7 @@
 /* malloc_fail.h: lets every allocation of replog's own code fail once, and looks at what comes of
  * it. The linker sends malloc, calloc, realloc, strdup, strndup and free of all objects of the
- * program here (--wrap); what libc, nng, nghttp2 and protobuf-c allocate for themselves does not come
- * by. Hides: the table of what is allocated, the search for N. */
+ * program here (--wrap); what libc, nng, nghttp2 and protobuf-c allocate for themselves does not
+ * come by. Hides: the table of what is allocated, the search for N. */
 #ifndef TORTURE_MALLOC_FAIL_H
 #define TORTURE_MALLOC_FAIL_H
 
@@ -29,6 +29,7 @@ struct scenario {
     void (*before)(void); /* once; nothing fails yet; may be NULL */
     void (*run)(void);
     uint64_t leak_wait_ms; /* other threads may still be letting go */
+    uint64_t patience_ms;  /* a run in which one allocation fails takes no longer; 0: any time */
 };
 extern const struct scenario wal_scenario, member_scenario, client_scenario, rpc_scenario;
 

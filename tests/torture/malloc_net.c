@@ -1,9 +1,9 @@
 /* The client library, and rpc beneath it on both sides, under failing allocations.
  *
- * What must hold: every append gets exactly one answer, and it is true: OK and it is in the log once,
- * at that place; "nothing was appended" and it is not there; unknown and it is there at most once. What is read is
- * whole and in order, or a failure says otherwise. When there is memory again the same client
- * works. No status blames the other side (a malformed answer, a bug). */
+ * What must hold: every append gets exactly one answer, and it is true: OK and it is in the log
+ * once, at that place; "nothing was appended" and it is not there; unknown and it is there at most
+ * once. What is read is whole and in order, or a failure says otherwise. When there is memory again
+ * the same client works. No status blames the other side (a malformed answer, a bug). */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -112,14 +112,16 @@ static void calls(replog_client *c) {
     uint64_t seq = 0;
     replog_status status = replog_get(c, "some key", 8, false, 0, &value, &n, &seq, &err);
     fair("get", status, err.text);
-    if (!status) EXPECT(n == 8 && memcmp(value, "some key", 8) == 0 && seq == 9, "get: %zu bytes", n);
+    if (!status)
+        EXPECT(n == 8 && memcmp(value, "some key", 8) == 0 && seq == 9, "get: %zu bytes", n);
     free(value);
     static replog_cluster_status view;
     memset(&err, 0, sizeof err);
     status = replog_get_status(c, 0, &view, &err);
     fair("status", status, err.text);
-    if (!status) EXPECT(view.leader == 1 && view.n_members == 2, "status: leader %d of %d",
-                        (int)view.leader, (int)view.n_members);
+    if (!status)
+        EXPECT(view.leader == 1 && view.n_members == 2, "status: leader %d of %d", (int)view.leader,
+               (int)view.n_members);
     replog_truncate_result cut;
     memset(&err, 0, sizeof err);
     status = replog_truncate(c, 5, 0, &cut, &err);
@@ -149,8 +151,7 @@ static void read_all(replog_client *c) {
     replog_status status = REPLOG_OK;
     for (int tries = 0; tries < 300 && next <= SERVED_RECORDS; tries++) {
         replog_error err = {0};
-        replog_read_options options = {
-            .from_seq = next, .to_seq = SERVED_RECORDS, .markers = true};
+        replog_read_options options = {.from_seq = next, .to_seq = SERVED_RECORDS, .markers = true};
         if (!r) {
             status = replog_reader_open(c, &options, &r, &err);
             fair("open a reader", status, err.text);
@@ -208,8 +209,11 @@ static void client_run(void) {
     server_quiet();
 }
 
-const struct scenario client_scenario = {
-    .name = "client", .before = server_start, .run = client_run, .leak_wait_ms = 3000};
+const struct scenario client_scenario = {.name = "client",
+                                         .before = server_start,
+                                         .run = client_run,
+                                         .leak_wait_ms = 3000,
+                                         .patience_ms = 2500};
 
 /* ---- rpc by itself */
 struct stream {
@@ -251,8 +255,7 @@ static void read_stream(struct rpc_channel *channel, bool give_up) {
     static const struct rpc_handlers handlers = {.message = stream_message,
                                                  .closed = stream_closed};
     struct stream s = {.mu = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    struct rpc_call *call =
-        rpc_start(channel, "/replog.v1.Log/Read", TIMEOUT_MS, &handlers, &s);
+    struct rpc_call *call = rpc_start(channel, "/replog.v1.Log/Read", TIMEOUT_MS, &handlers, &s);
     if (!call) return;
     uint8_t request[] = {0x10, SERVED_RECORDS}; /* to_seq */
     rpc_send(call, &(struct rpc_piece){request, sizeof request, NULL}, 1);
@@ -302,8 +305,7 @@ static void refused(struct rpc_channel *channel) {
     ProtobufCMessage *m;
     replog_error err;
     char leader[300];
-    replog_status status =
-        unary(channel, "Truncate", &request.base, TIMEOUT_MS, &m, leader, &err);
+    replog_status status = unary(channel, "Truncate", &request.base, TIMEOUT_MS, &m, leader, &err);
     bool honest = status == REPLOG_UNAVAILABLE || status == REPLOG_RESOURCE_EXHAUSTED;
     EXPECT(honest, "Truncate at a follower: %s: %s", replog_status_name(status), err.text);
     EXPECT(!leader[0] || strcmp(leader + 2, server_endpoints[0]) == 0, "the leader: %s", leader);
@@ -367,5 +369,8 @@ static void rpc_run(void) {
     server_quiet();
 }
 
-const struct scenario rpc_scenario = {
-    .name = "rpc", .before = server_start, .run = rpc_run, .leak_wait_ms = 3000};
+const struct scenario rpc_scenario = {.name = "rpc",
+                                      .before = server_start,
+                                      .run = rpc_run,
+                                      .leak_wait_ms = 3000,
+                                      .patience_ms = 2500};

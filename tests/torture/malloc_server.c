@@ -132,7 +132,8 @@ static uint64_t admit(const struct append *a, const char **why) {
     return last_seq;
 }
 
-static void take_append(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes, bool unary) {
+static void take_append(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes,
+                        bool unary) {
     struct append a;
     const char *why = NULL;
     if (node_of(call) != 0) {

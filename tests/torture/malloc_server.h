@@ -1,7 +1,7 @@
-/* malloc_server.h: two nodes of a cluster in this program, on rpc's own server: the first leads, the
- * second knows it. Appends are answered by a thread of their own a moment later, as a real node's
- * are, so that many are in flight. They use memory as replogd's handlers do, and say so when they
- * cannot. */
+/* malloc_server.h: two nodes of a cluster in this program, on rpc's own server: the first leads,
+ * the second knows it. Appends are answered by a thread of their own a moment later, as a real
+ * node's are, so that many are in flight. They use memory as replogd's handlers do, and say so when
+ * they cannot. */
 #ifndef TORTURE_MALLOC_SERVER_H
 #define TORTURE_MALLOC_SERVER_H
 
@@ -16,7 +16,7 @@ enum {
 
 extern char server_endpoints[2][32];
 
-void server_start(void); /* once */
+void server_start(void);  /* once */
 void server_forget(void); /* an empty log of appends */
 /* How often a value was appended; *seq: where (the last time). */
 unsigned server_times(const char *value, uint64_t *seq);

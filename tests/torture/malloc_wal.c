@@ -114,13 +114,15 @@ static void append(unsigned count) {
         units[u] = (struct unit){.count = count};
         for (unsigned k = 0; k < count; k++) {
             snprintf(keys[k], sizeof keys[k], "u%u.%u", u, k);
-            writes[k] = (replog_write){REPLOG_OP_PUT, keys[k], strlen(keys[k]), value, sizeof value};
+            writes[k] =
+                (replog_write){REPLOG_OP_PUT, keys[k], strlen(keys[k]), value, sizeof value};
         }
         replog_error err = {0};
         uint64_t last;
         replog_status status =
-            count == 1 ? replog_wal_append(wal, &writes[0], &units[u].first_seq, &err)
-                       : replog_wal_append_batch(wal, writes, count, &units[u].first_seq, &last, &err);
+            count == 1
+                ? replog_wal_append(wal, &writes[0], &units[u].first_seq, &err)
+                : replog_wal_append_batch(wal, writes, count, &units[u].first_seq, &last, &err);
         units[u].state = !status ? IN : status == REPLOG_UNAVAILABLE ? MAYBE : NOT_IN;
         if (!status) return;
         if (n_units == MAX_UNITS || !again("append", status, &err)) break;
@@ -284,7 +286,8 @@ static void put(uint64_t term, unsigned records) {
         size_t written = 0;
         replog_status status = wal_append(log_, &piece, 1, &written, &err);
         if (!status) {
-            EXPECT(written == 1 && same(wal_tail(log_), end), "appended, and the tail is elsewhere");
+            EXPECT(written == 1 && same(wal_tail(log_), end),
+                   "appended, and the tail is elsewhere");
             tail = end;
             return;
         }
@@ -318,7 +321,8 @@ static replog_status call(enum what what, uint64_t arg, replog_error *err) {
 }
 
 static void must(enum what what, uint64_t arg) {
-    static const char *const names[] = {"sync", "mark", "prepare", "vote", "found", "cut", "truncate"};
+    static const char *const names[] = {"sync",  "mark", "prepare", "vote",
+                                        "found", "cut",  "truncate"};
     for (int i = 0; i < ATTEMPTS && log_; i++) {
         replog_error err = {0};
         replog_status status = call(what, arg, &err);
@@ -394,7 +398,8 @@ static void member_run(void) {
     if (log_) read_all();
     if (log_) check_pos(keep);
     if (log_) must(CUT, keep);
-    if (log_) EXPECT(tail.seq == keep, "cut above %" PRIu64 ", the tail is %" PRIu64, keep, tail.seq);
+    if (log_)
+        EXPECT(tail.seq == keep, "cut above %" PRIu64 ", the tail is %" PRIu64, keep, tail.seq);
     for (uint64_t i = 0; i < 4 && log_; i++) put(5 + i, 1);
     if (log_) must(SYNC, 0);
     if (log_) reopen();

@@ -104,8 +104,9 @@ def parse(raw):
 class Oracle:
     """Judges one log against all loads. `members`: of the cluster."""
 
-    def __init__(self, members, strangers=(("", "ready"),), durable_on=True):
+    def __init__(self, members, strangers=(("", "ready"),), durable_on=True, sessions_stay=True):
         self.members, self.strangers, self.durable_on = members, set(strangers), durable_on
+        self.sessions_stay = sessions_stay  # a cluster that loses nothing forgets no session
         self.loads, self.retired = {}, set()
         self.placed = {}    # (load, number) -> Placed
         self.in_order = {}  # load -> the last number of its QUORUM appends
@@ -244,6 +245,10 @@ class Oracle:
             check(load.ended, f"the load {name} has not ended well")
             open_ones = [u.number for u in load.units.values() if u.state == "S"]
             check(not open_ones, f"{name}: never answered: {open_ones[:10]}")
+            forgot = [u for u in load.units.values()
+                      if u.state == "U" and u.ack == "q" and u.text.startswith("FAILED_PRECOND")]
+            check(not forgot or not self.sessions_stay,
+                  f"{name}: its session was forgotten: {[(u.number, u.text) for u in forgot[:2]]}")
         gone = self.lost(may_lose)
         if gone:
             self.totals["lost"] += len(gone)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Power cuts on real file systems: what was not synced is gone in an instant, the machine comes back,
-and nothing that was promised may be missing.
+"""Power cuts on real file systems: what was not synced is gone in an instant, the machine comes
+back, and nothing that was promised may be missing.
 
 usage: tests/torture/power_cut.py [as run.py]
 """
@@ -14,12 +14,14 @@ import sys
 import time
 
 from common import (SLOW, Failure, Loads, Oracle, agree, check, check_alive, check_offline,
-                    check_stores, draw_disk, dump_raw, end_of, environment, equal, feed_committed, other_disk, parse,
-                    remove, spawn, timed, verify, wait)
+                    check_said, check_stores, draw_disk, dump_raw, end_of, environment, equal,
+                    feed_committed, other_disk, parse, remove, spawn, timed, verify, wait)
 from disks import Disk, Watch, now_us, write_some
 from wal_oracle import Run, WalModel
 
 SMALL = ["--segment-bytes", "256K", "--store-write-buffer-bytes", "1M", "--checkpoint-ms", "700"]
+# For --sync none: the store is durable soon, the log rarely (a full segment would sync it).
+FLUSH_OFTEN = ["--checkpoint-ms", "100", "--segment-bytes", "16M"]
 NONE_MAY_LOSE_US = 3000000  # --sync none syncs in the background, every second
 
 
@@ -79,9 +81,9 @@ def is_caught(what, words):
     raise Failure("what never syncs was not caught")
 
 
-# What a loss looks like: appends are missing, the log is unsound or gone, or another one stands there.
-LOSS = (r"lost|DATA_LOSS|NOT_FOUND|wal verify|opened|begins|has ended|ended with status 1|not whole|"
-        r"never|was told|wanted")
+# What a loss looks like: appends are missing, the log is unsound or gone, or another stands there.
+LOSS = (r"lost|DATA_LOSS|NOT_FOUND|wal verify|opened|begins|has ended|ended with status 1|not whole"
+        r"|never|was told|wanted")
 
 
 # ---- The log alone
@@ -116,7 +118,8 @@ class WalTorture:
         argv = [self.t.program("torture-wal"), "--dir", self.dir, "--record", record, "--sync",
                 self.mode, "--seed", str(rng.getrandbits(48)), "--first-number", str(self.number),
                 "--batch", str(rng.choice((0, 16))), "--segment-bytes",
-                str(rng.choice((64, 64, 256, 1024)) << 10), "--rate", str(rng.choice((500, 3000, 20000)))]
+                str(rng.choice((64, 64, 256, 1024)) << 10), "--rate",
+                str(rng.choice((500, 3000, 20000)))]
         disk = {**draw_disk(self.t), **self.env}
         # Mode "batch" promises when a sync begins; how long it takes is the disk's affair.
         slow_us = int((disk.get("TORTURE_DISK", "").split("slow:") + ["0"])[1] or 0)
@@ -176,7 +179,7 @@ class ClusterTorture:
                 disk = Disk(t, f"d{node.id}", fs, size_mib=1024 if one_disk else 512)
             self.disk_of[node.id] = disk
             node.dir = os.path.join(disk.path, f"n{node.id}")
-        self.oracle = Oracle(size, durable_on=sync != "none")
+        self.oracle = Oracle(size, durable_on=sync != "none", sessions_stay=sync != "none")
         self.loads = Loads(t, self.cluster, self.oracle, acks)
         self.cuts, self.moments, self.cut_us = 0, {}, []
         self.can_truncate = sync != "none"
@@ -258,8 +261,8 @@ class ClusterTorture:
             verdict = verify(self.t, node.dir)
             if verdict["last_seq"] < first:
                 continue
-            check(verdict["first_seq"] <= first, f"node {node.id} begins at {verdict['first_seq']}, "
-                  f"judged was {first - 1}")
+            check(verdict["first_seq"] <= first,
+                  f"node {node.id} begins at {verdict['first_seq']}, judged was {first - 1}")
             records = parse(dump_raw(self.t, node.dir, first))
             for key, unit in self.oracle.missing(records, first).items():
                 gone.setdefault(key, []).append((node.id, unit))
@@ -301,9 +304,10 @@ class ClusterTorture:
             disk.check()
         print(f"{self.cuts} cuts {self.moments}, {len(self.oracle.terms)} leaders: "
               f"{self.oracle.summary()}")
+        check_said(self.cluster.nodes)
 
     def rounds(self, victims, cuts_a_round=6, settle=False):
-        """Until the time is over: cuts of what victims() names, and after some of them, judgement."""
+        """Until the time is over: cuts of what victims() names, after some of them judgement."""
         self.start()
         while True:
             for _ in range(cuts_a_round):
@@ -369,7 +373,7 @@ def three_nodes(t, fs, sync="sync", one_disk=False, env=None):
 
 def three_nodes_none(t, fs):
     """--sync none: one cut at a time costs nothing; one of all of them only what came last."""
-    torture = ClusterTorture(t, fs, "none", acks="qqa")
+    torture = ClusterTorture(t, fs, "none", acks="qqa", extra=FLUSH_OFTEN)
     nodes = torture.cluster.nodes
     torture.rounds(lambda: [t.rng.choice(nodes)], settle=True)
     time.sleep(NONE_MAY_LOSE_US / 1e6)
@@ -384,7 +388,7 @@ def three_nodes_none(t, fs):
 
 
 def one_node_none(t, fs):
-    torture = ClusterTorture(t, fs, "none", size=1, acks="qql")
+    torture = ClusterTorture(t, fs, "none", size=1, acks="qql", extra=FLUSH_OFTEN)
     torture.may_lose = torture.was_recent
     torture.rounds(lambda: torture.cluster.nodes)
     torture.end()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs the torture tests: power cuts, kills, faults of kernel and network, failing memory.
 
-usage: tests/torture/run.py [--bin DIR] [--minutes M] [-j N] [--seed S] [--full] [--list] [PATTERN...]
-Prints "ok NAME", "FAILED NAME" (with the ends of its logs) or "skipped NAME: why" for each test, and
-what it counted. Without --minutes every test is short (continuous integration); with it those that
-can run for long share so many minutes. --full: the others leave nothing out, too.
+usage: tests/torture/run.py [--bin DIR] [--minutes M] [-j N] [--seed S] [--full] [PATTERN...]
+Prints "ok NAME", "FAILED NAME" (with the ends of its logs) or "skipped NAME: why" for each test,
+and what it counted. Without --minutes every test is short (continuous integration); with it those
+that can run for long share so many minutes. --full: the others leave nothing out, too.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def seconds_for(function, unit_s):
 def run_one(name, args):
     """In a process of its own: status 0 passed, 1 failed, 77 skipped (why on stdout)."""
     harness.die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # the kernel ends the children, and mounts
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # the kernel ends children and mounts
     test = Torture(args.bin, args.dir, args.seed, args.seconds)
     status = 0
     try:
@@ -152,14 +152,15 @@ class Runner:
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", default=os.path.join(ROOT, "build", "bin"),
-                        help="where replogd and replog are (build/bin); test programs: its ../tests")
+                        help="where replogd and replog are (build/bin); beside it: tests")
     parser.add_argument("-j", type=int, default=2, help="tests at a time")
     parser.add_argument("--minutes", type=float, default=0, help="for the tests of any length")
     parser.add_argument("--seed", type=int, default=None, help="of all that is drawn")
     parser.add_argument("--full", action="store_true", help="no samples where all can be tried")
     parser.add_argument("--list", action="store_true", help="print the names")
-    parser.add_argument("--keep", action="store_true", help="keep the directories of passed tests too")
-    parser.add_argument("--timeout", type=float, help="seconds for one test (120; 1800 with --full)")
+    parser.add_argument("--keep", action="store_true", help="keep directories of passed tests too")
+    parser.add_argument("--timeout", type=float,
+                        help="seconds for one test (120; 1800 with --full), beside its own time")
     parser.add_argument("--dir", help="where tests keep their data (a new directory)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -176,8 +177,9 @@ def chosen(args):
     tests = {n: f for n, f in discover().items()
              if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)}
     if not args.patterns and not args.list:
-        tests = {n: f for n, f in tests.items()
-                 if not n.startswith("mutants.") and (args.minutes or not getattr(f, "LONG_ONLY", 0))}
+        long = bool(args.minutes)
+        tests = {n: f for n, f in tests.items() if not n.startswith("mutants.")
+                 and (long or not getattr(f, "LONG_ONLY", False))}
     return tests
 
 

@@ -1,6 +1,6 @@
 """What a log without a cluster (replog/wal.h) must hold after a power cut, by the record that
-torture-wal wrote of its calls: the log is what was appended, up to some point, and that point is not
-before what the sync mode promised."""
+torture-wal wrote of its calls: the log is what was appended, up to some point, and that point is
+not before what the sync mode promised."""
 
 from harness import Failure, check
 from oracle import Unit, parse
@@ -46,7 +46,8 @@ class Run:
 
     def take(self, words, model):
         kind, numbers = words[0], words[1:]
-        if self.failed_us is not None and (kind in "ACY" or kind == "T" and self.asked > self.truncated):
+        done = kind in "ACY" or (kind == "T" and self.asked > self.truncated)
+        if self.failed_us is not None and done:
             raise Failure(f"done after a failure: {' '.join(words)} (failed: {self.failures[:1]})")
         if kind == "O":
             self.opened = True
@@ -104,8 +105,8 @@ class WalModel:
               f"opened with checkpoint {checkpoint}, the last one was {wanted}")
 
     def promised(self, run, cut_us, soft):
-        """How many of the run's calls must have survived. After a soft cut (the process lived on) an
-        fdatasync that was under way may have lied: what was answered from the cut on is not counted."""
+        """How many of the run's calls must have survived. After a soft cut (the process lived on)
+        an fdatasync that was under way may have lied: what was answered later is not counted."""
         end_us = cut_us if soft else float("inf")
         least = run.synced if run.synced_us < end_us else 0
         for i, call in enumerate(run.calls):
@@ -155,7 +156,7 @@ class WalModel:
         least = len(self.survivors) + self.promised(run, cut_us, soft) - dropped
         if held < least:
             gone = calls[held]
-            raise Failure(f"lost: {gone.what} at {gone.first} was answered at {gone.answered_us} us, "
+            raise Failure(f"lost: {gone.what} at {gone.first}, answered at {gone.answered_us} us; "
                           f"the cut was at {cut_us}, promised up to {calls[least - 1].what} at "
                           f"{calls[least - 1].last}; the log ends at {verdict['last_seq']}")
         self.count(run, calls[held:], cut, len(records))

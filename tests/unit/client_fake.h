@@ -38,15 +38,16 @@ static struct fake {
     uint64_t last_seq, last_session, known_session; /* sessions below are forgotten */
 
     /* the script: counters fall to 0 */
-    int leader;      /* -1: none */
-    bool no_hint;    /* refusals do not name the leader */
-    int move_after;  /* appends until the leader moves on; the replies of the last are lost */
-    int full;        /* so many appends are refused with RESOURCE_EXHAUSTED */
-    int unavailable; /* so many unary calls are refused */
-    bool silent;     /* nothing is admitted, nothing answered */
+    int leader;            /* -1: none */
+    bool no_hint;          /* refusals do not name the leader */
+    int move_after;        /* appends until the leader moves on; the replies of the last are lost */
+    int full;              /* so many appends are refused with RESOURCE_EXHAUSTED */
+    int unavailable;       /* so many unary calls are refused */
+    bool behind;           /* "too much" on a stream is refused only when what comes behind is in */
+    bool silent;           /* nothing is admitted, nothing answered */
     struct rpc_call *held; /* the last append that met silence, with a reference */
-    int all_away;    /* so many ACK ALL: in the log, "committed, not on 3" */
-    int break_after; /* records, then a Read stream breaks; 0: never */
+    int all_away;          /* so many ACK ALL: in the log, "committed, not on 3" */
+    int break_after;       /* records, then a Read stream breaks; 0: never */
     replog_status read_status; /* what Read streams of node 1 end with, at once; OK: none */
     uint64_t streams, opened, refused, reads; /* counts */
 } fake;
@@ -54,6 +55,7 @@ static struct fake {
 struct fake_call {
     int node;
     bool over;
+    bool late; /* see fake.behind */
 };
 
 static void fake_lock(void) {
@@ -125,6 +127,7 @@ static uint64_t fake_admit(struct rpc_call *call, const Replog__V1__AppendReques
     }
     const ProtobufCBinaryData *value = &m->records[0]->value;
     bool bad = value->len == 3 && memcmp(value->data, "bad", 3) == 0;
+    bool too_much = value->len == 8 && memcmp(value->data, "too much", 8) == 0;
     if (m->session && (m->session < fake.known_session || m->session > fake.last_session)) {
         rpc_finish(call, REPLOG_FAILED_PRECONDITION, "session unknown");
     } else if (m->session && m->sequence != last + 1) {
@@ -132,6 +135,8 @@ static uint64_t fake_admit(struct rpc_call *call, const Replog__V1__AppendReques
     } else if (fake.full > 0) {
         fake.full--;
         rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "the disk is full");
+    } else if (too_much) {
+        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "too much waits for its commit");
     } else if (bad) {
         rpc_finish(call, REPLOG_INVALID_ARGUMENT, "a bad record");
     } else {
@@ -154,6 +159,16 @@ static void fake_append(struct rpc_call *call, const Replog__V1__AppendRequest *
         fake.held = rpc_call_ref(call);
     }
     if (state->over || fake.silent) return;
+    if (fake.behind && stream && !state->late) {
+        const ProtobufCBinaryData *value = &m->records[0]->value;
+        state->late = value->len == 8 && memcmp(value->data, "too much", 8) == 0;
+        if (state->late) return;
+    } else if (state->late) {
+        state->over = true;
+        (void)fake_admit(call, m);
+        rpc_finish(call, REPLOG_RESOURCE_EXHAUSTED, "too much waits for its commit");
+        return;
+    }
     state->over = !stream;
     if (fake.leader != state->node) {
         state->over = true;
@@ -380,7 +395,7 @@ static void fake_reset(void) {
     fake.last_seq = 0;
     fake.known_session = 0;
     fake.leader = 0;
-    fake.no_hint = fake.silent = false;
+    fake.no_hint = fake.silent = fake.behind = false;
     if (fake.held) rpc_call_unref(fake.held);
     fake.held = NULL;
     fake.move_after = fake.full = fake.unavailable = fake.all_away = fake.break_after = 0;

@@ -1,13 +1,13 @@
-/* node_world.h: a small world for tests of node/: whole clusters in one thread on the real node,
- * raft and wal code, with disks and stores in memory and a virtual network and clock. Everything
- * that a shell does (wal thread, apply thread, reader thread, streams between nodes) is done here
- * in virtual time, with delays drawn from a seed. */
+/* node_world.h: the simulator (tests/sim) as a small world for tests of node/: whole clusters of
+ * the real node, raft and wal code, without faults but those that the test asks for, and without
+ * clients but the test itself. The checkers of the simulator run all the time. One world at a time.
+ */
 #ifndef NODE_WORLD_H
 #define NODE_WORLD_H
 
-#include "node/node.h"
+#include "sim_node.h"
 
-enum { WORLD_MAX_NODES = 5, WORLD_MAX_REQUESTS = 20000 };
+enum { WORLD_MAX_REQUESTS = 20000 };
 
 struct world_request {
     bool done;
@@ -16,45 +16,15 @@ struct world_request {
     char text[240];
 };
 
-struct world_node {
-    struct disk_mem *disk;
-    struct store *store;
-    struct wal *wal;
-    struct applier *applier;
-    struct node *node;
-    uint64_t id, incarnation_seed;
-    bool running, fatal;
-    char fatal_text[240];
-    uint64_t life; /* counts restarts: messages of an earlier life are dropped */
-    uint64_t wal_busy_until, apply_upto, flush_due, disk_delay_ms;
-    struct node_effect *wal_queue;
-    size_t n_wal_queue, wal_capacity;
-    bool space_low;
-};
-
-struct world_message {
-    uint64_t due_ms, order, from, to, from_life, to_life, stream;
-    struct peer_msg msg;
-};
-
 struct world {
+    struct sim *sim;
     unsigned n;
-    uint64_t now_ms, rng, order;
-    struct world_node nodes[WORLD_MAX_NODES + 1];              /* by id */
-    bool cut[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];        /* from, to */
-    uint64_t stream[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1]; /* 0: our stream is down */
-    uint64_t bound[WORLD_MAX_NODES + 1]
-                  [WORLD_MAX_NODES + 1]; /* stream id -> welcomed peer: [to][from] */
-    uint64_t next_stream, stream_due[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];
-    uint64_t stream_last_due[WORLD_MAX_NODES + 1][WORLD_MAX_NODES + 1];
-    struct world_message *messages;
-    size_t n_messages, capacity;
+    uint64_t rng;
+    bool cut[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1]; /* from, to; see world_cut */
     struct world_request *requests; /* by token */
     uint64_t n_requests;
-    struct node_options options; /* for nodes that start */
-    uint32_t segment_bytes;
-    uint64_t acked_below; /* what the appends say */
-    char refused[240];    /* the last refusal */
+    struct node_options *options; /* for nodes that start */
+    uint64_t acked_below;         /* what the appends say */
 };
 
 struct world *world_new(unsigned n_nodes, uint64_t seed);
@@ -66,6 +36,11 @@ void world_crash(struct world *w, uint64_t id);
 /* An empty directory and store under the same id. */
 void world_wipe(struct world *w, uint64_t id);
 void world_isolate(struct world *w, uint64_t id, bool isolated);
+/* One direction: streams that way end, and nothing passes. */
+void world_cut(struct world *w, uint64_t from, uint64_t to, bool cut);
+void world_heal(struct world *w); /* nothing is cut */
+/* Every step of its log worker takes so much longer. */
+void world_disk_delay(struct world *w, uint64_t id, uint64_t ms);
 void world_run(struct world *w, uint64_t ms);
 /* Runs until a leader is ready; its id, or 0 after max_ms. */
 uint64_t world_leader(struct world *w, uint64_t max_ms);
@@ -82,9 +57,14 @@ struct world_request *world_request(struct world *w, uint64_t token);
 /* Runs until the request is answered (at most max_ms); its status, or UNKNOWN. */
 replog_status world_wait(struct world *w, uint64_t token, uint64_t max_ms);
 
-struct node_snapshot world_snapshot(struct world *w, uint64_t id);
+/* Puts a message on the stream, as if `from` had said it, and takes over its reference; from the
+ * first on the simulator's checkers look away. False: there is no stream. */
+bool world_say(struct world *w, uint64_t from, uint64_t to, struct peer_msg *msg);
+char *world_refused(struct world *w); /* what the last refusal said; the caller may empty it */
+
 /* CHECKs that the logs agree wherever both are committed, by chain. */
 void world_check_logs(struct world *w);
+struct node_snapshot world_snapshot(struct world *w, uint64_t id);
 /* Calls fn for every committed record of a node's log. */
 void world_each_record(struct world *w, uint64_t id, void (*fn)(const replog_record *r, void *user),
                        void *user);

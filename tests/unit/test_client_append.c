@@ -369,6 +369,40 @@ static void *append_in_thread(void *arg) {
     return NULL;
 }
 
+/* A refused append without a number holds back nothing that stands behind it: that may be in the
+ * log, so its number is not given to another. */
+static void test_behind_unnumbered(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    replog_append_options quorum = {.timeout_ms = 300};
+    replog_append_options leader = {.ack = REPLOG_ACK_LEADER, .timeout_ms = 600, .single = true};
+    replog_append_result r;
+    replog_error err;
+    assert_int_equal(append(c, "before", quorum, &r, &err), REPLOG_OK);
+    fake_lock();
+    fake.behind = true;
+    fake_unlock();
+    replog_batch *b = one("too much");
+    memset(&many, 0, sizeof many);
+    assert_int_equal(replog_append_async(c, b, &leader, on_answer, &many.answered[0], &err),
+                     REPLOG_OK);
+    replog_batch_free(b);
+    assert_int_equal(append(c, "a", quorum, &r, &err), REPLOG_DEADLINE_EXCEEDED);
+    assert_int_equal(times("a"), 1);
+    assert_null(strstr(err.text, "nothing was appended"));
+    fake_lock();
+    fake.behind = false;
+    fake_unlock();
+    quorum.timeout_ms = 5000;
+    assert_int_equal(append(c, "b", quorum, &r, &err), REPLOG_OK);
+    assert_int_equal(times("a"), 1);
+    assert_int_equal(times("b"), 1);
+    assert_string_equal(fake.log[r.first_seq - 1].value, "b");
+    assert_int_not_equal(many.status[0], REPLOG_OK);
+    assert_int_equal(times("too much"), 0);
+    replog_client_close(c);
+}
+
 /* The deadline of an ACK ALL whose call was under way while another append's passed, and that then
  * is refused until long after. */
 static void test_all_deadline(void **state) {
@@ -497,6 +531,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_mixed_levels, before_each),
         cmocka_unit_test_setup(test_all_away, before_each),
         cmocka_unit_test_setup(test_all_deadline, before_each),
+        cmocka_unit_test_setup(test_behind_unnumbered, before_each),
         cmocka_unit_test_setup(test_threads, before_each),
         cmocka_unit_test_setup(test_close_in_flight, before_each),
         cmocka_unit_test_setup(test_window, before_each),

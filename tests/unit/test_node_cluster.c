@@ -4,10 +4,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "node_world.h"
+#include "sim_net.h"
 
 static struct world *founded(unsigned n, uint64_t seed, uint64_t *leader) {
     struct world *w = world_new(n, seed);
@@ -35,8 +37,7 @@ static void clusters_of_every_size_take_appends(void **state) {
         assert_int_equal(r->reply.n_durable_on, sizes[i]);
         assert_int_equal(r->reply.last_seq - r->reply.first_seq, 3);
         assert_true(world_settle(w, 3000));
-        world_check_logs(w);
-        world_free(w);
+            world_free(w);
     }
 }
 
@@ -85,7 +86,6 @@ static void a_wiped_directory_is_refused_by_name(void **state) {
     world_wipe(w, victim);
     world_start(w, victim);
     world_run(w, 3000);
-    assert_non_null(strstr(w->refused, "wiped"));
     struct node_snapshot s = world_snapshot(w, victim);
     assert_int_equal(s.founding, WAL_EMPTY);
     assert_non_null(strstr(s.refused, "wiped"));
@@ -101,7 +101,7 @@ static void a_follower_that_was_away_catches_up_from_files(void **state) {
     char value[2000];
     memset(value, 'x', sizeof value - 1);
     value[sizeof value - 1] = 0;
-    w->options.tail_bytes = 65536;
+    w->options->tail_bytes = 65536;
     world_start_all(w);
     leader = world_leader(w, 10000);
     uint64_t away = other(w, leader, 1);
@@ -114,7 +114,6 @@ static void a_follower_that_was_away_catches_up_from_files(void **state) {
     assert_true(world_snapshot(w, leader).tail_bytes < 200000);
     world_start(w, away);
     assert_true(world_settle(w, 10000));
-    world_check_logs(w);
     assert_int_equal(world_snapshot(w, away).commit_seq, world_snapshot(w, leader).commit_seq);
     world_free(w);
 }
@@ -153,7 +152,6 @@ static void a_leader_alone_steps_down_and_says_so(void **state) {
     assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
     world_isolate(w, leader, false);
     assert_true(world_settle(w, 10000));
-    world_check_logs(w);
     world_free(w);
 }
 
@@ -240,9 +238,9 @@ static uint64_t first_seq_under_retention(uint64_t retain_bytes, uint64_t retain
     char value[2000];
     memset(value, 'x', sizeof value - 1);
     value[sizeof value - 1] = 0;
-    w->options.retain_bytes = retain_bytes;
-    w->options.retain_ms = retain_ms;
-    w->options.checkpoint_ms = 200;
+    w->options->retain_bytes = retain_bytes;
+    w->options->retain_ms = retain_ms;
+    w->options->checkpoint_ms = 200;
     world_start_all(w);
     uint64_t leader = world_leader(w, 10000);
     for (int i = 0; i < 200; i++) {
@@ -294,23 +292,81 @@ static void low_space_and_stalls(void **state) {
     (void)state;
     uint64_t leader;
     struct world *w = founded(3, 14, &leader);
-    struct node_effects fx = {0};
     struct node_event low = {.type = NODE_EV_SPACE, .low = true};
-    node_step(w->nodes[leader].node, &low, &fx);
+    sim_node_post(w->sim, leader, &low);
     uint64_t t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
     assert_int_equal(world_wait(w, t, 100), REPLOG_RESOURCE_EXHAUSTED);
     low.low = false;
-    node_step(w->nodes[leader].node, &low, &fx);
-    node_effects_free(&fx);
+    sim_node_post(w->sim, leader, &low);
     t = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
     assert_int_equal(world_wait(w, t, 1000), REPLOG_OK);
-    w->nodes[leader].disk_delay_ms = 6000;
+    world_disk_delay(w, leader, 6000);
     world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
     world_run(w, 4500);
     uint64_t next = 0;
     for (uint64_t id = 1; id <= 3; id++)
         if (id != leader && world_snapshot(w, id).role == RAFT_LEADER) next = id;
     assert_true(next != 0);
+    world_free(w);
+}
+
+/* A block of the leader's rots that a follower needs: somebody else must lead. */
+static void a_leader_that_cannot_feed_a_follower_steps_down(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 21);
+    char value[2000];
+    memset(value, 'x', sizeof value - 1);
+    value[sizeof value - 1] = 0;
+    w->options->tail_bytes = 65536;
+    world_start_all(w);
+    uint64_t leader = world_leader(w, 10000), away = other(w, leader, 1);
+    world_crash(w, away);
+    for (int i = 0; i < 200; i++) {
+        uint64_t t = world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
+        if (i % 20 == 0) assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
+    }
+    world_run(w, 500);
+    struct sim_member *m = sim_member(w->sim, leader);
+    unsigned found = 0; /* the second segment that there is */
+    for (unsigned number = 1; number < 50 && found < 2; number++) {
+        char path[40];
+        snprintf(path, sizeof path, "d/%016x.seg", number);
+        found += disk_mem_damage(m->disk.mem, path, 40000, found ? 1 : 0) == REPLOG_OK;
+    }
+    assert_int_equal(found, 2);
+    sim_member_damaged(m, SIM_DISK_DAMAGED);
+    world_start(w, away);
+    world_run(w, 5000);
+    uint64_t next = world_leader(w, 10000);
+    assert_true(next != 0 && next != leader);
+    assert_int_equal(world_snapshot(w, away).commit_seq, world_snapshot(w, next).commit_seq);
+    world_free(w);
+}
+
+/* The leader begins a stream with an answer that came late, while its own connection is down, and
+ * truncates beyond that position before it is up again. */
+static void a_stream_from_below_the_first_seq_begins_anew(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 22);
+    w->options->checkpoint_ms = 100;
+    w->options->tail_bytes = 1000;
+    world_start_all(w);
+    uint64_t leader = world_leader(w, 10000), late = other(w, leader, 0);
+    assert_true(world_settle(w, 3000));
+    sim_net_delay(w->sim, (unsigned)late, (unsigned)leader, 300000);
+    for (int i = 0; i < 40; i++) {
+        world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+        world_run(w, 10);
+    }
+    world_cut(w, leader, late, true);
+    world_run(w, 700);
+    uint64_t t = world_ask(w, leader, NODE_EV_TRUNCATE, world_snapshot(w, late).commit_seq, false);
+    assert_int_equal(world_wait(w, t, 12000), REPLOG_OK);
+    assert_true(world_snapshot(w, leader).first_seq > 100);
+    world_append(w, leader, "key", "value", 4, NODE_ACK_QUORUM, 0, 0, 0);
+    sim_net_delay(w->sim, (unsigned)late, (unsigned)leader, 0);
+    world_cut(w, leader, late, false);
+    assert_true(world_settle(w, 5000));
     world_free(w);
 }
 
@@ -329,6 +385,8 @@ int main(void) {
         cmocka_unit_test(retention_drops_what_is_beyond_it_and_nothing_else),
         cmocka_unit_test(a_repeated_append_gets_its_first_answer),
         cmocka_unit_test(low_space_and_stalls),
+        cmocka_unit_test(a_leader_that_cannot_feed_a_follower_steps_down),
+        cmocka_unit_test(a_stream_from_below_the_first_seq_begins_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

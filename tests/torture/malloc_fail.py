@@ -1,0 +1,279 @@
+"""Allocations that fail: one after the other in the log, the client library and rpc (the program
+malloc_fail, which plays their lives in one process), and in a real replogd, at its start and while it
+serves (fault_preload.so). Only what replog's own code asks for fails; see the README of this folder's
+tests in ARCHITECTURE.md for what nng does when its own allocations fail.
+
+What must hold: an error or an end that says why; never a crash, a leak, or a word that is not true.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import faults
+from common import Loads, Oracle, agree
+from faults import FULL
+from harness import Failure, as_line, check, equal, wait
+
+SMALL = ["--segment-bytes", "64K", "--pool-segments", "1"]
+
+
+def run_program(t, scenario, sample, *more):
+    program = t.program("malloc_fail")
+    argv = [program, "--seed", str(t.seed), *more, scenario]
+    if not FULL:
+        argv += ["--sample", str(sample)]
+    result = t.run(*argv, timeout=1500 if FULL else 60, env={**os.environ, "TMPDIR": t.dir})
+    text = result.out.decode(errors="replace")
+    check(result.rc == 0 and "ok malloc_fail" in text, f"{text[-1500:]} {result.text[-500:]}")
+    print(text.strip())
+
+
+def test_the_log(t):
+    for scenario in ("wal", "member"):
+        run_program(t, scenario, 100)
+
+
+def test_the_client(t):
+    run_program(t, "client", 40)
+    if FULL:
+        run_program(t, "client", 0, "--repeat", "3")
+
+
+def test_rpc(t):
+    run_program(t, "rpc", 40)
+
+
+# ---- replogd
+
+
+def word(text):
+    """The status that the command line names: (name, whether the outcome is unknown)."""
+    found = re.search(r"replog: ([A-Z_]+): (.*)", text)
+    name, sentence = found.groups() if found else ("none", text)
+    unknown = name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "CANCELLED")
+    return name, unknown and "nothing was appended" not in sentence
+
+
+class Asked:
+    """Appends through the command line, what it was told of each, and whether the log agrees."""
+
+    def __init__(self, cluster):
+        self.cluster, self.count = cluster, 0
+        self.acked, self.refused, self.unknown = {}, {}, {}
+
+    def value(self):
+        self.count += 1
+        return f"value-{self.count}"
+
+    def append(self, ack, call_ms):
+        value = self.value()
+        result = self.cluster.cli("append", "--ack", ack, f"key{self.count % 5}", value,
+                                  call_ms=call_ms)
+        if result.rc == 0:
+            self.acked[value] = result.json[0]["first_seq"]
+            return
+        name, unknown = word(result.text)
+        (self.unknown if unknown else self.refused)[value] = name
+        fair(name, result)
+
+    def append_many(self, n, call_ms):
+        values = [self.value() for _ in range(n)]
+        data = "".join(f"many\t{v}\n" for v in values).encode()
+        result = self.cluster.cli("append", "--file", "-", "--batch", "2", stdin=data,
+                                  call_ms=call_ms)
+        pairs = [values[i:i + 2] for i in range(0, n, 2)]
+        for pair, ack in zip(pairs, result.json):
+            for i, value in enumerate(pair):
+                self.acked[value] = ack["first_seq"] + i
+        if result.rc:
+            name, _ = word(result.text)
+            fair(name, result)
+            # what stood behind the line that failed has no answer of its own
+            for value in (v for pair in pairs[len(result.json):] for v in pair):
+                self.unknown[value] = name
+
+    def judge(self, first=1):
+        found = {}
+        for r in self.cluster.read("--from", str(first)):
+            if r["value"].startswith("value-"):
+                check(r["value"] not in found, f"{r['value']} is in the log twice")
+                found[r["value"]] = r["seq"]
+        for value, seq in self.acked.items():
+            if seq >= first:
+                equal(found.get(value), seq, f"the place of {value}")
+        for value, name in self.refused.items():
+            check(value not in found, f"{value} was refused ({name}) and is in the log")
+        check(not set(found) - set(self.acked) - set(self.unknown), "never appended, and there")
+
+
+def fair(name, result):
+    check(name in ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"),
+          f"a failure that blames something else: {result}")
+
+
+def ask(c, args, call_ms):
+    result = c.cli(*args, call_ms=call_ms)
+    if result.rc:
+        name, _ = word(result.text)
+        if name != "NOT_FOUND" or args[0] != "get":
+            fair(name, result)
+    elif args[0] == "read":
+        equal([r["seq"] for r in result.json], [1, 2, 3], "what is read")
+
+
+def serve_all(asked, call_ms):
+    """One of each kind of request, while the node is there; what fails must be fair."""
+    c = asked.cluster
+    for step in (lambda: asked.append("quorum", call_ms), lambda: asked.append("leader", call_ms),
+                 lambda: asked.append("all", call_ms), lambda: asked.append_many(8, call_ms),
+                 lambda: ask(c, ("get", "key1"), call_ms),
+                 lambda: ask(c, ("get", "key1", "--stale"), call_ms),
+                 lambda: ask(c, ("status",), call_ms),
+                 lambda: ask(c, ("read", "--markers", "--from", "1", "--to", "3"), call_ms),
+                 lambda: ask(c, ("checkpoint",), call_ms)):
+        if c[1].alive():
+            step()
+
+
+def revive(node, fault, what):
+    """After a fault: a node that has ended said why, and starts again. True: it had ended."""
+    if node.alive():
+        return False
+    faults.check_named_end(node, what)
+    fault.clear()
+    node.start()
+    return True
+
+
+def test_replogd_while_it_serves(t):
+    """The N-th allocation from now on fails while all kinds of requests are made."""
+    c = t.cluster(1, start=False)
+    c[1].extra = SMALL
+    fault = faults.preload(t, c[1])
+    c.start()
+    c.ready()
+    check(faults.loaded(fault), "fault_preload.so is not loaded into replogd")
+    asked = Asked(c)
+    fault.memory(faults.PROGRAM, 0)
+    serve_all(asked, 3000)
+    total = fault.get("mem_seen")
+    rng, hits, ends = random.Random(t.seed), 0, 0
+    for at in faults.sample(rng, total, 12):
+        for repeat in (1, 4) if FULL else (1,):
+            fault.memory(faults.PROGRAM, at, repeat)
+            try:
+                begin = time.monotonic()
+                serve_all(asked, 700)
+                if os.environ.get("T2DEBUG"):
+                    print(at, repeat, "%.2f" % (time.monotonic() - begin), fault.get("mem_hits"), locate(t, where_of(fault))[:80], node_end(c[1]), flush=True)
+                hits += fault.get("mem_hits") > 0
+                where = fault.get("mem_where")
+                fault.clear()
+                ends += revive(c[1], fault, f"allocation {at}")
+                c.ready()
+                asked.append("quorum", 3000)
+                if at % 20 == 0:
+                    asked.judge()
+            except Failure as e:
+                raise Failure(f"allocation {at} of {total} ({locate(t, where_of(fault))}): {e}") from None
+    asked.judge()
+    check(hits > 0, "nothing failed")
+    print(f"{total} allocations, {hits} failed, {ends} ends that said why; {len(asked.acked)} "
+          f"acknowledged, {len(asked.refused)} refused, {len(asked.unknown)} unknown")
+
+
+def node_end(n):
+    return "" if n.alive() else n.log().splitlines()[-1][-90:]
+
+
+def where_of(fault):
+    return fault.get("mem_where")
+
+
+def locate(t, offset):
+    done = subprocess.run(["addr2line", "-sfpe", t.replogd, hex(max(0, offset - 1))],
+                          capture_output=True, text=True, check=False)
+    return done.stdout.strip() or hex(offset)
+
+
+def test_replogd_while_it_starts(t):
+    """The N-th allocation of a start fails: it ends and says why, or serves."""
+    c = t.cluster(1, start=False)
+    node = c[1]
+    node.extra = SMALL
+    fault = faults.preload(t, node)
+    c.start()
+    c.ready()
+    asked = Asked(c)
+    asked.append_many(200, 3000)
+    c.cli("checkpoint").ok()
+    asked.append_many(50, 3000)
+    equal(node.stop(), 0, "the end")
+    saved = os.path.join(t.dir, "saved")
+    shutil.copytree(node.dir, saved)
+
+    def start(at):
+        shutil.rmtree(node.dir)
+        shutil.copytree(saved, node.dir)
+        fault.memory(faults.PROGRAM, at)
+        node.start()
+        wait(lambda: not node.alive() or c.status(call_ms=300), 10, "it serves or ends")
+
+    start(0)
+    wait(lambda: c.leader(), 10, "a leader")
+    total = fault.get("mem_seen")
+    node.kill()
+    rng, hits, ends = random.Random(t.seed), 0, 0
+    for at in faults.sample(rng, total, 10):
+        start(at)
+        hits += fault.get("mem_hits") > 0
+        try:
+            if node.alive():
+                fault.clear()
+            ends += revive(node, fault, f"allocation {at}")
+            c.ready()
+            asked.judge()
+            equal(node.stop(), 0, "status after SIGTERM")
+        except Failure as e:
+            raise Failure(f"allocation {at} of {total} ({locate(t, where_of(fault))}): {e}") from None
+    check(hits > 0, "nothing failed")
+    print(f"{total} allocations, {hits} failed, {ends} ends that said why")
+
+
+def test_a_member_of_three(t):
+    """A leader's or follower's allocations fail under load, replication included."""
+    c = t.cluster(3, extra=SMALL, start=False)
+    fault = {n.id: faults.preload(t, n) for n in c.nodes}
+    c.start()
+    c.ready()
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qq").start(0.3)
+    loads.wait_acknowledged(20)
+    rounds, hits, ends = 150 if FULL else 6, 0, 0
+    for i in range(rounds):
+        leader = c.leader()
+        victim = leader if i % 2 else t.rng.choice(c.others(leader))
+        fault[victim.id].memory(faults.PROGRAM, t.rng.randrange(1, 400), t.rng.choice((1, 1, 3, 20)))
+        wait(lambda: fault[victim.id].get("mem_hits") or not victim.alive(), 20, "a failure")
+        loads.wait_acknowledged(10)
+        hits += fault[victim.id].get("mem_hits")
+        where = locate(t, where_of(fault[victim.id]))
+        fault[victim.id].clear()
+        try:
+            ends += revive(victim, fault[victim.id], "under load")
+            wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it takes part")
+        except Failure as e:
+            raise Failure(f"{where}: {e}") from None
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge()
+    print(f"{hits} allocations failed, {ends} ends that said why; {oracle.summary()}")
+
+
+TESTS = {name[5:]: value for name, value in dict(globals()).items() if name.startswith("test_")}
