@@ -41,6 +41,7 @@ struct inbound {
     struct inbound *next;
     uint64_t id, peer; /* peer 0: its hello was not accepted yet */
     bool greeted, paused;
+    bool refused; /* what came before it was told is not looked at */
 };
 
 struct peers {
@@ -314,7 +315,7 @@ bool peers_admit(struct server *s, struct event *e) {
     struct peers *p = s->peers;
     (void)pthread_mutex_lock(&p->lock);
     const struct inbound *in = find_inbound(p, e->ev.stream);
-    bool found = in != NULL;
+    bool found = in != NULL && !in->refused;
     e->ev.peer = found ? in->peer : 0;
     (void)pthread_mutex_unlock(&p->lock);
     e->msg.raft.from = e->ev.peer;
@@ -351,6 +352,7 @@ void peers_refuse(struct server *s, uint64_t stream, const char *text) {
     (void)pthread_mutex_lock(&p->lock);
     struct inbound *in = find_inbound(p, stream);
     struct rpc_call *call = in ? rpc_call_ref(in->call) : NULL;
+    if (in) in->refused = true;
     (void)pthread_mutex_unlock(&p->lock);
     if (!call) return;
     log_warn("refused %s: %s", rpc_call_peer(call), text);

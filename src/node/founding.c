@@ -38,7 +38,9 @@ void founding_peer_up(struct node *n, struct node_peer *p, struct node_effects *
     send_hello(n, p, fx);
 }
 
-static void refuse(struct node_effects *fx, uint64_t stream, const char *text) {
+void founding_refuse(struct node *n, uint64_t stream, const char *text, struct node_effects *fx) {
+    for (unsigned i = 0; i < n->n_peers; i++)
+        if (n->peers[i].in_stream == stream) n->peers[i].in_stream = 0;
     struct node_effect *e = fx_add(fx, NODE_FX_REFUSE);
     e->stream = stream;
     snprintf(e->text, sizeof e->text, "%s", text);
@@ -57,6 +59,9 @@ static bool unwelcome(const struct node *n, const struct peer_hello *h, char *te
                  n->self, h->to);
     else if (!m || h->from == n->self)
         snprintf(text, size, "member %" PRIu64 " does not belong to this cluster", h->from);
+    else if (h->founding < WAL_EMPTY || h->founding > WAL_FOUNDED)
+        snprintf(text, size, "member %" PRIu64 " says founding state %u, which there is not",
+                 h->from, h->founding);
     else if (n->founding != WAL_FOUNDED || MUTANT(WELCOME_WIPED))
         return false;
     else if (h->founding == WAL_FOUNDED && h->cluster_id != n->cluster_id)
@@ -76,11 +81,15 @@ static bool unwelcome(const struct node *n, const struct peer_hello *h, char *te
     return true;
 }
 
-void founding_hello(struct node *n, const struct peer_hello *h, uint64_t stream,
+void founding_hello(struct node *n, const struct peer_hello *h, uint64_t stream, uint64_t bound,
                     struct node_effects *fx) {
     char text[240];
-    if (unwelcome(n, h, text, sizeof text)) {
-        refuse(fx, stream, text);
+    bool renamed = bound != 0 && h->from != bound;
+    if (renamed)
+        snprintf(text, sizeof text, "member %" PRIu64 " says hello as member %" PRIu64, bound,
+                 h->from);
+    if (renamed || unwelcome(n, h, text, sizeof text)) {
+        founding_refuse(n, stream, text, fx);
         return;
     }
     struct node_peer *p = node_find_peer(n, h->from);

@@ -252,7 +252,7 @@ static void truncated(struct node *n, const struct node_event *event, struct nod
 
 static void peer_message(struct node *n, const struct node_event *event, struct node_effects *fx) {
     if (event->msg->kind == PEER_HELLO) {
-        founding_hello(n, &event->msg->hello, event->stream, fx);
+        founding_hello(n, &event->msg->hello, event->stream, event->peer, fx);
         return;
     }
     struct node_peer *p = event->peer ? node_find_peer(n, event->peer) : NULL;

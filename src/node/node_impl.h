@@ -3,6 +3,7 @@
  *   node.c        opening, dispatch of events, pump, snapshot
  *   effects.c     the list of effects, replies
  *   founding.c    hello, founding, who is welcome
+ *   lies.c        what no honest member says
  *   replicate.c   raft's events and effects; blocks in and out; feeding followers
  *   append.c      admission, sealing, waiting for acknowledgement
  *   reads.c       read indexes
@@ -72,11 +73,26 @@ struct log_marker {
     struct checkpoint_marker checkpoint;
 };
 
+/* The blocks of the message in hand, each checked by itself and behind the one before. */
+struct incoming {
+    struct blob *blob;
+    struct raft_entry *entries;
+    struct block_header *headers;
+    size_t *offsets; /* in the blob's data */
+    size_t n;
+};
+
+/* Why a message cannot be true; goes behind "member N ". */
+struct lie {
+    char text[200];
+};
+
 struct read_wait {
     uint64_t context; /* ours, unique */
     uint64_t token;   /* a local caller's; 0: asked by a peer */
     uint64_t peer, peer_context;
     uint64_t deadline_ms, asked_ms; /* asked_ms 0: not asked yet */
+    uint64_t asked;                 /* the member that was asked last; 0: the core here */
     uint64_t seq;                   /* the index, once known; 0: not yet */
     bool known, wait_applied;
 };
@@ -170,16 +186,24 @@ replog_status node_start_raft(struct node *n, replog_error *err);
 
 /* ---- founding.c */
 void founding_peer_up(struct node *n, struct node_peer *p, struct node_effects *fx);
-void founding_hello(struct node *n, const struct peer_hello *hello, uint64_t stream,
+/* `bound`: the member whose stream it is, 0: not known before this. */
+void founding_hello(struct node *n, const struct peer_hello *hello, uint64_t stream, uint64_t bound,
                     struct node_effects *fx);
+/* Ends an inbound stream; nothing that comes on it counts any more. */
+void founding_refuse(struct node *n, uint64_t stream, const char *text, struct node_effects *fx);
 void founding_advance(struct node *n, struct node_effects *fx);
 void founding_saved(struct node *n, enum wal_founding founding, struct node_effects *fx);
 
+/* ---- lies.c: both true when there is one. `in` may be empty. */
+bool lies_in_message(const struct node *n, const struct node_peer *p, const struct peer_msg *msg,
+                     struct lie *lie);
+bool lies_in_blocks(const struct node *n, const struct raft_msg *m, const struct incoming *in,
+                    struct lie *lie);
+
 /* ---- replicate.c */
-/* Feeds the raft core one event and carries out what follows; `blocks` is what came with a message.
- */
-void replicate_event(struct node *n, const struct raft_event *event,
-                     const struct node_bytes *blocks, struct node_effects *fx);
+/* Feeds the raft core one event and carries out what follows; `in` is what came with a message. */
+void replicate_event(struct node *n, const struct raft_event *event, const struct incoming *in,
+                     struct node_effects *fx);
 void replicate_message(struct node *n, struct node_peer *p, uint64_t stream,
                        const struct peer_msg *msg, struct node_effects *fx);
 /* A block stands at the end of the tail: sessions and markers learn of it. */
@@ -208,7 +232,8 @@ void append_free(struct node *n);
 /* ---- reads.c */
 void reads_request(struct node *n, const struct node_event *event, struct node_effects *fx);
 void reads_asked(struct node *n, struct node_peer *p, uint64_t context, struct node_effects *fx);
-void reads_answered(struct node *n, const struct peer_msg *msg, struct node_effects *fx);
+void reads_answered(struct node *n, const struct node_peer *p, const struct peer_msg *msg,
+                    struct node_effects *fx);
 void reads_known(struct node *n, uint64_t context, bool ok, uint64_t seq, struct node_effects *fx);
 void reads_settle(struct node *n, struct node_effects *fx);
 void reads_tick(struct node *n, struct node_effects *fx);

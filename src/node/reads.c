@@ -27,6 +27,7 @@ static struct read_wait *add(struct node *n) {
 /* Asks the core, or the leader. The core may answer at once: `r` may be gone afterwards. */
 static void ask(struct node *n, struct read_wait *r, struct node_effects *fx) {
     r->asked_ms = n->now_ms;
+    r->asked = 0;
     if (node_is_leader(n)) {
         if (!raft_ready(n->raft)) return; /* asked again by the tick */
         struct raft_event event = {.type = RAFT_EV_READ, .context = r->context};
@@ -35,6 +36,7 @@ static void ask(struct node *n, struct read_wait *r, struct node_effects *fx) {
     }
     struct node_peer *p = n->leader ? node_find_peer(n, n->leader) : NULL;
     if (!p || r->token == 0) return;
+    r->asked = p->id;
     struct peer_msg msg = {.kind = PEER_READ_ASK, .context = r->context};
     fx_send(n, fx, p, &msg);
 }
@@ -66,8 +68,15 @@ void reads_asked(struct node *n, struct node_peer *p, uint64_t context, struct n
     ask(n, r, fx);
 }
 
-void reads_answered(struct node *n, const struct peer_msg *msg, struct node_effects *fx) {
-    reads_known(n, msg->context, msg->raft.ok, msg->raft.seq, fx);
+/* Only the member that was asked last: another one may not lead, or lie. */
+void reads_answered(struct node *n, const struct node_peer *p, const struct peer_msg *msg,
+                    struct node_effects *fx) {
+    for (size_t i = 0; i < n->n_reads; i++) {
+        const struct read_wait *r = &n->reads[i];
+        if (r->context != msg->context) continue;
+        if (r->asked == p->id) reads_known(n, msg->context, msg->raft.ok, msg->raft.seq, fx);
+        return;
+    }
 }
 
 void reads_known(struct node *n, uint64_t context, bool ok, uint64_t seq, struct node_effects *fx) {

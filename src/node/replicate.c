@@ -2,6 +2,7 @@
  * the memory tail and written; a leader's are fed to every follower from the tail, or, where it is
  * behind that, from segment files by the reader thread. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -10,50 +11,51 @@
 
 enum { MAX_MESSAGE_BLOCKS = 16384, WRITE_BYTES = 4 << 20 };
 
-/* The blocks of the message in hand. */
-struct incoming {
-    struct raft_entry *entries;
-    struct block_header *headers;
-    size_t *offsets;
-    size_t n;
-};
-
 static void incoming_free(struct incoming *in) {
     free(in->entries);
     free(in->headers);
     free(in->offsets);
 }
 
-/* Checks every block of the message; false when one is malformed or does not follow the one before.
- */
+static bool incoming_reserve(struct incoming *in, size_t capacity) {
+    struct raft_entry *entries = realloc(in->entries, capacity * sizeof *entries);
+    if (entries) in->entries = entries;
+    struct block_header *headers = realloc(in->headers, capacity * sizeof *headers);
+    if (headers) in->headers = headers;
+    size_t *offsets = realloc(in->offsets, capacity * sizeof *offsets);
+    if (offsets) in->offsets = offsets;
+    return entries && headers && offsets;
+}
+
+/* Checks every block of the message by itself and behind the one before. False: a lie, or (without
+ * a text) no memory. */
 static bool incoming_parse(struct incoming *in, const struct node_bytes *blocks,
-                           const struct raft_msg *msg) {
+                           const struct raft_msg *msg, struct lie *lie) {
     const uint8_t *data = blocks->blob->data + blocks->offset;
     size_t left = blocks->size_bytes, capacity = 0;
     uint64_t last = msg->seq;
+    in->blob = blocks->blob;
     while (left > 0) {
         if (in->n == capacity) {
             capacity = capacity ? 2 * capacity : 64;
-            if (capacity > MAX_MESSAGE_BLOCKS) return false;
-            struct raft_entry *entries = realloc(in->entries, capacity * sizeof *entries);
-            if (entries) in->entries = entries;
-            struct block_header *headers = realloc(in->headers, capacity * sizeof *headers);
-            if (headers) in->headers = headers;
-            size_t *offsets = realloc(in->offsets, capacity * sizeof *offsets);
-            if (offsets) in->offsets = offsets;
-            if (!entries || !headers || !offsets) return false;
+            if (capacity > MAX_MESSAGE_BLOCKS) {
+                snprintf(lie->text, sizeof lie->text, "sent more than %d blocks at once",
+                         MAX_MESSAGE_BLOCKS);
+                return false;
+            }
+            if (!incoming_reserve(in, capacity)) return false;
         }
         struct block_header *h = &in->headers[in->n];
         replog_error err;
         if (block_check(data, left, h, &err) != REPLOG_OK) {
-            log_error("blocks from member %" PRIu64 " dropped: %s", msg->from, err.text);
+            snprintf(lie->text, sizeof lie->text, "sent what is no block: %.150s", err.text);
             return false;
         }
-        if (h->first_seq != last + 1 || h->term > msg->term ||
-            (in->n > 0 && h->prev_chain != in->headers[in->n - 1].hash)) {
-            log_error("blocks from member %" PRIu64 " dropped: seq %" PRIu64
-                      " does not continue seq %" PRIu64,
-                      msg->from, h->first_seq, last);
+        bool chained = in->n == 0 || h->prev_chain == in->headers[in->n - 1].hash;
+        if (h->first_seq != last + 1 || !chained) {
+            snprintf(lie->text, sizeof lie->text,
+                     "sent a block of seq %" PRIu64 " that does not continue %s of seq %" PRIu64,
+                     h->first_seq, chained ? "that" : "the chain", last);
             return false;
         }
         last = block_last_seq(h);
@@ -97,8 +99,8 @@ bool replicate_note_block(struct node *n, const uint8_t *bytes, const struct blo
 /* ---- Effects of the raft core ---------------------------------------------------------------- */
 
 static void accept(struct node *n, const struct raft_effect *e, const struct incoming *in,
-                   const struct node_bytes *blocks, struct node_effects *fx) {
-    CHECK(e->n <= in->n && in->headers != NULL);
+                   struct node_effects *fx) {
+    CHECK(in != NULL && e->n <= in->n && in->headers != NULL);
     for (size_t i = e->first; i < e->n; i++) {
         const struct block_header *h = &in->headers[i];
         struct wal_pos end = tail_end(&n->tail);
@@ -110,8 +112,8 @@ static void accept(struct node *n, const struct raft_effect *e, const struct inc
                      end.seq, end.term, end.chain, h->prev_chain);
             return;
         }
-        if (!tail_add_ref(&n->tail, h, blocks->blob, in->offsets[i]) ||
-            !replicate_note_block(n, blocks->blob->data + in->offsets[i], h)) {
+        if (!tail_add_ref(&n->tail, h, in->blob, in->offsets[i]) ||
+            !replicate_note_block(n, in->blob->data + in->offsets[i], h)) {
             fx_fatal(n, fx, "no memory for the log's tail");
             return;
         }
@@ -231,7 +233,7 @@ static void send(struct node *n, const struct raft_msg *msg, struct node_effects
 }
 
 static void carry_out(struct node *n, const struct raft_effect *e, const struct incoming *in,
-                      const struct node_bytes *blocks, struct node_effects *fx) {
+                      struct node_effects *fx) {
     struct node_effect *out;
     struct node_peer *p;
     switch (e->type) {
@@ -263,7 +265,7 @@ static void carry_out(struct node *n, const struct raft_effect *e, const struct 
         cut(n, e, fx);
         break;
     case RAFT_FX_ACCEPT:
-        accept(n, e, in, blocks, fx);
+        accept(n, e, in, fx);
         break;
     case RAFT_FX_COMMIT:
         committed(n, e->seq, fx);
@@ -283,70 +285,82 @@ static void carry_out(struct node *n, const struct raft_effect *e, const struct 
 /* One step of the core and its effects. What they cause in turn (an append while LEAD is carried
  * out) is queued by replicate_event and handled behind them. */
 static void step(struct node *n, const struct raft_event *event, const struct incoming *in,
-                 const struct node_bytes *blocks, struct node_effects *fx) {
+                 struct node_effects *fx) {
     n->in_step = true;
     raft_step(n->raft, event, &n->raft_fx);
     for (size_t i = 0; i < n->raft_fx.n && !n->fatal; i++)
-        carry_out(n, &n->raft_fx.items[i], in, blocks, fx);
+        carry_out(n, &n->raft_fx.items[i], in, fx);
     n->in_step = false;
 }
 
-void replicate_event(struct node *n, const struct raft_event *event,
-                     const struct node_bytes *blocks, struct node_effects *fx) {
+void replicate_event(struct node *n, const struct raft_event *event, const struct incoming *in,
+                     struct node_effects *fx) {
     if (n->in_step) {
         CHECK(event->msg == NULL && n->n_raft_queue < NODE_RAFT_QUEUE);
         n->raft_queue[n->n_raft_queue++] = *event;
         return;
     }
-    struct incoming in = {0};
     struct raft_event whole = *event;
-    struct raft_msg msg;
     whole.now_ms = n->now_ms;
-    if (event->type == RAFT_EV_MESSAGE && blocks && blocks->blob) {
-        if (!incoming_parse(&in, blocks, event->msg)) goto out;
-        msg = *event->msg;
-        msg.entries = in.entries;
-        msg.n_entries = in.n;
-        whole.msg = &msg;
-    }
-    step(n, &whole, &in, blocks, fx);
+    step(n, &whole, in, fx);
     while (n->n_raft_queue > 0 && !n->fatal) {
         whole = n->raft_queue[0];
         n->n_raft_queue--;
         memmove(n->raft_queue, n->raft_queue + 1, n->n_raft_queue * sizeof whole);
-        step(n, &whole, &in, blocks, fx);
+        step(n, &whole, NULL, fx);
     }
-out:
-    incoming_free(&in);
 }
 
 /* ---- Messages in ----------------------------------------------------------------------------- */
 
+static void refuse(struct node *n, const struct node_peer *p, const struct lie *lie,
+                   struct node_effects *fx) {
+    char text[240];
+    snprintf(text, sizeof text, "member %" PRIu64 " %s", p->id, lie->text);
+    log_error("refused: %s", text);
+    founding_refuse(n, p->in_stream, text, fx);
+}
+
+/* A raft message with its blocks; false: a lie. Without memory for it, it is as good as lost. */
+static bool raft_message(struct node *n, const struct node_peer *p, const struct peer_msg *msg,
+                         struct lie *lie, struct node_effects *fx) {
+    struct incoming in = {0};
+    struct raft_msg raft = msg->raft;
+    raft.from = p->id;
+    raft.to = n->self;
+    bool parsed = !msg->blocks.blob || incoming_parse(&in, &msg->blocks, &raft, lie);
+    bool honest = (parsed || !lie->text[0]) && !(parsed && lies_in_blocks(n, &raft, &in, lie));
+    raft.entries = in.entries;
+    raft.n_entries = in.n;
+    if (parsed && honest)
+        replicate_event(n, &(struct raft_event){.type = RAFT_EV_MESSAGE, .msg = &raft}, &in, fx);
+    incoming_free(&in);
+    return honest;
+}
+
 void replicate_message(struct node *n, struct node_peer *p, uint64_t stream_id,
                        const struct peer_msg *msg, struct node_effects *fx) {
+    struct lie lie = {""};
     if (p->in_stream != stream_id || !n->raft) return;
+    if (lies_in_message(n, p, msg, &lie)) {
+        refuse(n, p, &lie, fx);
+        return;
+    }
     p->heard_ms = n->now_ms;
+    if (msg->kind == PEER_RAFT && !raft_message(n, p, msg, &lie, fx)) {
+        refuse(n, p, &lie, fx);
+        return;
+    }
     if (msg->checkpoint_seq > p->checkpoint_seq || msg->applied_seq > p->applied_seq) {
         p->checkpoint_seq = msg->checkpoint_seq;
         p->applied_seq = msg->applied_seq;
         checkpoint_advance(n, fx);
     }
-    if (msg->kind == PEER_READ_ASK) {
-        reads_asked(n, p, msg->context, fx);
-        return;
-    }
-    if (msg->kind == PEER_READ_ANSWER) {
-        reads_answered(n, msg, fx);
-        return;
-    }
-    struct raft_msg raft = msg->raft;
-    raft.from = p->id;
-    raft.to = n->self;
-    raft.entries = NULL;
-    raft.n_entries = 0;
-    replicate_event(n, &(struct raft_event){.type = RAFT_EV_MESSAGE, .msg = &raft}, &msg->blocks,
-                    fx);
-    if (raft.type == RAFT_APPEND && n->leader == p->id && raft.term == raft_term(n->raft)) {
+    if (msg->kind == PEER_READ_ASK) reads_asked(n, p, msg->context, fx);
+    if (msg->kind == PEER_READ_ANSWER) reads_answered(n, p, msg, fx);
+    const struct raft_msg *raft = &msg->raft;
+    if (msg->kind == PEER_RAFT && raft->type == RAFT_APPEND && n->leader == p->id &&
+        raft->term == raft_term(n->raft)) {
         n->told_marker = (struct checkpoint_marker){msg->safe_seq, msg->drop_upto};
         n->flush_wanted = msg->flush_seq;
         checkpoint_advance(n, fx);

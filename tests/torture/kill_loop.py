@@ -222,7 +222,29 @@ def kill_loop(t, sync="sync", fs="ext4", env=None):
     KillLoop(t, sync, fs, env).run()
 
 
+def restarts_in_peace(t):
+    """Members that are told to stop and started again under load: nobody misunderstands another."""
+    c = t.cluster(3, extra=EXTRA)
+    oracle = Oracle(3)
+    loads = Loads(t, c, oracle, acks="qqm").start()
+    restarts = 0
+    while t.time_left() > 0 or restarts < 5:
+        node = t.rng.choice(c.nodes)
+        equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")
+        node.start()
+        restarts += 1
+        c.leader(30)
+        time.sleep(t.rng.uniform(0.1, 0.8))
+        check_alive(c.nodes)
+    loads.stop()
+    agree(c, oracle)
+    oracle.judge(lambda unit: unit.ack == "l")
+    print(f"{restarts} restarts: {oracle.summary()}")
+    check_said(c.nodes)
+
+
 TESTS = {
+    "restarts_in_peace": timed(restarts_in_peace, short_s=6, share=1),
     "three_nodes": timed(kill_loop, short_s=10, share=12),
     "three_nodes_batch_xfs": timed(kill_loop, sync="batch", fs="xfs", short_s=6, share=4,
                                    long_only=True),

@@ -6,19 +6,16 @@ tests in ARCHITECTURE.md for what nng does when its own allocations fail.
 What must hold: an error or an end that says why; never a crash, a leak, or a word that is not true.
 """
 
-import contextlib
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
-import time
 
 import faults
 from common import Loads, Oracle, agree
 from faults import FULL
-from harness import Failure, as_line, check, equal, wait
+from harness import Failure, check, equal, wait
 
 SMALL = ["--segment-bytes", "64K", "--pool-segments", "1"]
 
@@ -164,16 +161,12 @@ def test_replogd_while_it_serves(t):
     serve_all(asked, 3000)
     total = fault.get("mem_seen")
     rng, hits, ends = random.Random(t.seed), 0, 0
-    for at in faults.sample(rng, total, 12):
+    for at in faults.sample(rng, total, 8):
         for repeat in (1, 4) if FULL else (1,):
             fault.memory(faults.PROGRAM, at, repeat)
             try:
-                begin = time.monotonic()
                 serve_all(asked, 700)
-                if os.environ.get("T2DEBUG"):
-                    print(at, repeat, "%.2f" % (time.monotonic() - begin), fault.get("mem_hits"), locate(t, where_of(fault))[:80], node_end(c[1]), flush=True)
                 hits += fault.get("mem_hits") > 0
-                where = fault.get("mem_where")
                 fault.clear()
                 ends += revive(c[1], fault, f"allocation {at}")
                 c.ready()
@@ -181,69 +174,91 @@ def test_replogd_while_it_serves(t):
                 if at % 20 == 0:
                     asked.judge()
             except Failure as e:
-                raise Failure(f"allocation {at} of {total} ({locate(t, where_of(fault))}): {e}") from None
+                raise Failure(f"allocation {at} of {total} ({locate(t, fault)}): {e}") from None
     asked.judge()
     check(hits > 0, "nothing failed")
     print(f"{total} allocations, {hits} failed, {ends} ends that said why; {len(asked.acked)} "
           f"acknowledged, {len(asked.refused)} refused, {len(asked.unknown)} unknown")
 
 
-def node_end(n):
-    return "" if n.alive() else n.log().splitlines()[-1][-90:]
-
-
-def where_of(fault):
-    return fault.get("mem_where")
-
-
-def locate(t, offset):
+def locate(t, fault):
+    """Where the last allocation that failed was asked for."""
+    offset = fault.get("mem_where")
     done = subprocess.run(["addr2line", "-sfpe", t.replogd, hex(max(0, offset - 1))],
                           capture_output=True, text=True, check=False)
     return done.stdout.strip() or hex(offset)
 
 
-def test_replogd_while_it_starts(t):
-    """The N-th allocation of a start fails: it ends and says why, or serves."""
-    c = t.cluster(1, start=False)
+def start_under_faults(t, prepare, judge, samples):
+    """The N-th allocation of a start fails: it ends and says why, or serves; and the next start, with
+    memory, finds all in order."""
+    c = t.cluster(1, start=False, name=prepare.__name__)
     node = c[1]
     node.extra = SMALL
     fault = faults.preload(t, node)
-    c.start()
-    c.ready()
-    asked = Asked(c)
-    asked.append_many(200, 3000)
-    c.cli("checkpoint").ok()
-    asked.append_many(50, 3000)
-    equal(node.stop(), 0, "the end")
-    saved = os.path.join(t.dir, "saved")
-    shutil.copytree(node.dir, saved)
+    saved = prepare(t, c, node)
 
     def start(at):
-        shutil.rmtree(node.dir)
-        shutil.copytree(saved, node.dir)
+        shutil.rmtree(node.dir, ignore_errors=True)
+        if saved:
+            shutil.copytree(saved, node.dir)
         fault.memory(faults.PROGRAM, at)
         node.start()
-        wait(lambda: not node.alive() or c.status(call_ms=300), 10, "it serves or ends")
+        wait(lambda: not node.alive() or (c.status(call_ms=300) or {}).get("leader"), 10,
+             "it serves or ends")
 
     start(0)
-    wait(lambda: c.leader(), 10, "a leader")
+    check(faults.loaded(fault), "fault_preload.so is not loaded into replogd")
     total = fault.get("mem_seen")
     node.kill()
     rng, hits, ends = random.Random(t.seed), 0, 0
-    for at in faults.sample(rng, total, 10):
-        start(at)
-        hits += fault.get("mem_hits") > 0
+    for at in faults.sample(rng, total, samples):
         try:
+            start(at)
+            hits += fault.get("mem_hits") > 0
             if node.alive():
                 fault.clear()
             ends += revive(node, fault, f"allocation {at}")
             c.ready()
-            asked.judge()
+            judge(c)
             equal(node.stop(), 0, "status after SIGTERM")
         except Failure as e:
-            raise Failure(f"allocation {at} of {total} ({locate(t, where_of(fault))}): {e}") from None
+            raise Failure(f"allocation {at} of {total} ({locate(t, fault)}): {e}") from None
     check(hits > 0, "nothing failed")
     print(f"{total} allocations, {hits} failed, {ends} ends that said why")
+
+
+def test_replogd_while_it_starts(t):
+    asked = None
+
+    def recovery(t, c, node):
+        nonlocal asked
+        c.start()
+        c.ready()
+        asked = Asked(c)
+        asked.append_many(200, 3000)
+        c.cli("checkpoint").ok()
+        asked.append_many(50, 3000)
+        equal(node.stop(), 0, "the end")
+        saved = os.path.join(t.dir, "saved")
+        shutil.copytree(node.dir, saved)
+        return saved
+
+    start_under_faults(t, recovery, lambda c: asked.judge(), 8)
+
+
+def test_replogd_while_it_is_founded(t):
+    """Its first start, on an empty directory, up to the CONFIG record."""
+    def founding(t, c, node):
+        return None
+
+    def judge(c):
+        records = c.read("--markers", "--from", "1")
+        configs = [r for r in records if r["op"] == "CONFIG"]
+        check(configs, f"no CONFIG in the log: {records[:6]}")
+        equal([m["id"] for m in configs[0]["members"]], [1], f"its members: {configs[0]}")
+
+    start_under_faults(t, founding, judge, 8)
 
 
 def test_a_member_of_three(t):
@@ -263,7 +278,7 @@ def test_a_member_of_three(t):
         wait(lambda: fault[victim.id].get("mem_hits") or not victim.alive(), 20, "a failure")
         loads.wait_acknowledged(10)
         hits += fault[victim.id].get("mem_hits")
-        where = locate(t, where_of(fault[victim.id]))
+        where = locate(t, fault[victim.id])
         fault[victim.id].clear()
         try:
             ends += revive(victim, fault[victim.id], "under load")

@@ -148,8 +148,10 @@ class WalTorture:
 
     def judge(self, record, cut):
         run = Run(record, self.model)
-        if not run.opened and not os.path.isdir(self.dir):
-            return  # the first one was cut before there was a log
+        self.model.check_failures(run, cut)
+        if self.model.last_seq == 0 and not run.opened and not os.path.exists(
+                os.path.join(self.dir, "MANIFEST")):
+            return  # cut before there was a log; the next one must be able to make it
         self.number += len(run.calls) + 100
         verdict = verify(self.t, self.dir)
         raw = dump_raw(self.t, self.dir, max(verdict["first_seq"], 1))

@@ -104,6 +104,12 @@ class WalModel:
         check(checkpoint == wanted or first > last,
               f"opened with checkpoint {checkpoint}, the last one was {wanted}")
 
+    def check_failures(self, run, cut):
+        """Nothing may fail but what was cut off from its disk and lived on."""
+        cut_us, _, soft = cut
+        check(run.failed_us is None or (soft and run.failed_us >= cut_us),
+              f"failed before the cut: {run.failures[:2]}")
+
     def promised(self, run, cut_us, soft):
         """How many of the run's calls must have survived. After a soft cut (the process lived on)
         an fdatasync that was under way may have lied: what was answered later is not counted."""
@@ -140,8 +146,7 @@ class WalModel:
         """The dump of the remounted directory after one run. `cut`: when it began and was over, and
         whether the process lived on."""
         cut_us, over_us, soft = cut
-        check(run.failed_us is None or (soft and run.failed_us >= cut_us),
-              f"failed before the cut: {run.failures[:2]}")
+        self.check_failures(run, cut)
         late = [c.what for c in run.calls if c.answered_us and c.began_us > over_us]
         check(not late, f"began after the power was gone, and was done: {late[:3]}")
         records, first = parse(raw), verdict["first_seq"]
