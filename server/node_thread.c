@@ -110,6 +110,7 @@ static void carry_out(struct node_loop *l, struct node_effect *fx) {
     struct server *s = l->s;
     switch (fx->type) {
     case NODE_FX_WRITE:
+    case NODE_FX_SYNC:
     case NODE_FX_SAVE_VOTE:
     case NODE_FX_CUT:
     case NODE_FX_FOUND:
@@ -149,6 +150,7 @@ static void carry_out(struct node_loop *l, struct node_effect *fx) {
  * rest, such as news of the commit. */
 static int urgency(const struct node_effect *fx) {
     if (fx->type == NODE_FX_REPLY) return 1;
+    if (fx->type == NODE_FX_SEND && fx->msg.kind == PEER_HELLO) return 0; /* nothing before it */
     return fx->type == NODE_FX_SEND && fx->msg.blocks.size_bytes == 0 ? 2 : 0;
 }
 

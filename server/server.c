@@ -89,6 +89,7 @@ static replog_status open_log(struct server *s, replog_error *err) {
     const struct options *o = &s->options;
     char path[OPTIONS_PATH_BYTES + 16];
     replog_status st = s->disk->make_dir(s->disk->ctx, o->dir, err);
+    if (st == REPLOG_OK) st = disk_sync_name(s->disk, o->dir, err);
     if (st != REPLOG_OK) return st;
     (void)snprintf(path, sizeof path, "%s/wal", o->dir);
     uint64_t incarnation = random_u64();

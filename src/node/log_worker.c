@@ -12,9 +12,9 @@
 enum {
     GATHER_BYTES = 8 << 20, /* of one write+sync */
     GATHER_PIECES = 4096,
-    BATCH_BYTES = 1 << 20,     /* --sync batch: synced after so much */
-    BATCH_MS = 10,             /* or so long */
-    BACKGROUND_SYNC_MS = 1000, /* --sync none */
+    BATCH_BYTES = 1 << 20,    /* --sync batch: synced after so much */
+    BATCH_MS = 10,            /* or so long */
+    BACKGROUND_SYNC_MS = 200, /* --sync none */
     IDLE_MARK_MS = 100,
     PREPARE_EVERY_MS = 50,
     DEAD_WAIT_MS = 1000
@@ -138,12 +138,11 @@ static void look_at_space(struct log_worker *w, uint64_t at_ms) {
 
 /* ---- Writing */
 
-static void persisted(struct log_worker *w) {
-    post(w, &(struct node_event){
-                .type = NODE_EV_PERSISTED, .seq = w->written_seq, .epoch = w->written_epoch});
+static void tell(struct log_worker *w, enum node_event_type type) {
+    post(w, &(struct node_event){.type = type, .seq = w->written_seq, .epoch = w->written_epoch});
 }
 
-/* Makes what was written durable, and says so unless that was said at the write. */
+/* Makes what was written durable, and says so. */
 static void sync_now(struct log_worker *w) {
     w->sync_due = false;
     if (w->unsynced_bytes == 0) return;
@@ -156,7 +155,7 @@ static void sync_now(struct log_worker *w) {
     }
     if (ops->syncing) ops->syncing(w->options.user, false);
     w->unsynced_bytes = 0;
-    if (!is_mode(w, REPLOG_SYNC_NONE)) persisted(w);
+    tell(w, is_mode(w, REPLOG_SYNC_NONE) ? NODE_EV_SYNCED : NODE_EV_PERSISTED);
 }
 
 /* The first n jobs are in the log. */
@@ -178,7 +177,7 @@ static void written(struct log_worker *w, size_t n) {
     w->unmarked = true;
     w->prepare_more = true;
     w->wrote_ms = at_ms;
-    if (is_mode(w, REPLOG_SYNC_NONE) || MUTANT(PERSISTED_BEFORE_SYNC)) persisted(w);
+    if (is_mode(w, REPLOG_SYNC_NONE) || MUTANT(PERSISTED_BEFORE_SYNC)) tell(w, NODE_EV_PERSISTED);
     bool batch_full = is_mode(w, REPLOG_SYNC_BATCH) && w->unsynced_bytes >= BATCH_BYTES;
     w->sync_due = is_mode(w, REPLOG_SYNC_ALWAYS) || batch_full;
 }
@@ -209,8 +208,7 @@ static replog_status truncate_log(struct log_worker *w, const struct log_job *jo
     return st;
 }
 
-static replog_status run_other(struct log_worker *w, const struct log_job *job,
-                               replog_error *err) {
+static replog_status run_other(struct log_worker *w, const struct log_job *job, replog_error *err) {
     struct wal *wal = w->options.wal;
     struct node_event ev = {.seq = job->seq,
                             .epoch = job->epoch,
@@ -219,6 +217,9 @@ static replog_status run_other(struct log_worker *w, const struct log_job *job,
                             .founding = job->founding};
     replog_status st = REPLOG_OK;
     switch (job->type) {
+    case NODE_FX_SYNC:
+        sync_now(w);
+        return REPLOG_OK;
     case NODE_FX_SAVE_VOTE:
         ev.type = NODE_EV_VOTE_SAVED;
         st = wal_save_vote(wal, (struct wal_vote){job->term, job->vote}, err);

@@ -117,6 +117,7 @@ replog_status node_start_raft(struct node *n, replog_error *err) {
                                .may_stand = true};
     n->raft = raft_new(&config, &start);
     if (!n->raft) status = error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the raft core");
+    n->synced_seq = start.last_seq; /* opening the log made it durable */
     log_set_term(vote.term);
     n->role = RAFT_FOLLOWER;
     n->publish = true;
@@ -239,6 +240,11 @@ static void persisted(struct node *n, uint64_t seq, uint64_t epoch, struct node_
     append_settle(n, fx);
 }
 
+/* --sync none: what was told to be persisted is durable by now, unless it was cut meanwhile. */
+static void synced(struct node *n, uint64_t seq, uint64_t epoch) {
+    if (n->raft && epoch == raft_epoch(n->raft) && seq > n->synced_seq) n->synced_seq = seq;
+}
+
 static void truncated(struct node *n, const struct node_event *event, struct node_effects *fx) {
     n->truncate_done = n->truncate_sent;
     if (event->base.seq > n->base.seq) {
@@ -297,9 +303,15 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
     case NODE_EV_PEER_MESSAGE:
         peer_message(n, event, fx);
         break;
-    case NODE_EV_PERSISTED:
     case NODE_EV_CUT_DONE:
+        synced(n, event->seq, event->epoch);
         persisted(n, event->seq, event->epoch, fx);
+        break;
+    case NODE_EV_PERSISTED:
+        persisted(n, event->seq, event->epoch, fx);
+        break;
+    case NODE_EV_SYNCED:
+        synced(n, event->seq, event->epoch);
         break;
     case NODE_EV_VOTE_SAVED:
         raft_simple(n,
@@ -359,6 +371,17 @@ static bool apply_is_due(const struct node *n) {
     return late || n->n_reads > 0 || n->unapplied_bytes >= NODE_APPLY_BYTES;
 }
 
+/* How far the store may go: to what is committed, and durable here. With --sync none PERSISTED
+ * promises nothing: a store that outlived the log's tail could never be replayed on top of it. */
+static uint64_t applicable(struct node *n, uint64_t safe, struct node_effects *fx) {
+    if (n->options.acks_are_durable || safe <= n->synced_seq) return safe;
+    if (n->n_reads > 0 && safe > n->sync_asked) {
+        fx_add(fx, NODE_FX_SYNC);
+        n->sync_asked = safe;
+    }
+    return n->synced_seq;
+}
+
 void node_pump(struct node *n, struct node_effects *fx) {
     if (n->fatal) return;
     if (n->raft) {
@@ -370,6 +393,7 @@ void node_pump(struct node *n, struct node_effects *fx) {
         if (MUTANT(APPLY_UNDURABLE)) safe = commit;
         if (MUTANT(APPLY_UNCOMMITTED)) safe = durable;
         tail_evict(&n->tail, n->options.tail_bytes, safe);
+        safe = applicable(n, safe, fx);
         if (safe > n->apply_sent && apply_is_due(n)) {
             fx_add(fx, NODE_FX_APPLY)->seq = safe;
             n->apply_sent = safe;

@@ -44,6 +44,7 @@ enum node_event_type {
     /* done by the wal thread */
     NODE_EV_PERSISTED, /* seq, epoch: a WRITE (and all before it) is durable, or written with --sync
                           none */
+    NODE_EV_SYNCED, /* seq, epoch: --sync none: what PERSISTED told up to there is durable by now */
     NODE_EV_VOTE_SAVED,  /* term, vote */
     NODE_EV_CUT_DONE,    /* seq, epoch */
     NODE_EV_FOUND_SAVED, /* founding */
@@ -90,6 +91,7 @@ struct node_event {
 enum node_effect_type {
     /* for the wal thread, strictly in this order among themselves */
     NODE_FX_WRITE,     /* blocks, seq (last), epoch: append, sync, then PERSISTED */
+    NODE_FX_SYNC,      /* --sync none: sync what is written, then SYNCED */
     NODE_FX_SAVE_VOTE, /* term, vote: save, then VOTE_SAVED */
     NODE_FX_CUT,       /* seq, epoch: wal_cut, then CUT_DONE */
     NODE_FX_FOUND,     /* founding, cluster_id, config: wal_found, then FOUND_SAVED */

@@ -149,7 +149,8 @@ struct node {
     uint64_t applied_seq, apply_sent;
     uint64_t unapplied_bytes; /* committed since the last APPLY, about */
     uint64_t apply_sent_ms;
-    uint64_t checkpoint_seq; /* the store here durably holds all up to it */
+    uint64_t synced_seq, sync_asked; /* --sync none: durable for certain; asked to be */
+    uint64_t checkpoint_seq;         /* the store here durably holds all up to it */
     bool flush_pending;
     uint64_t bytes_since_flush, last_flush_ms;
     uint64_t flush_wanted; /* flush until checkpoint_seq reaches it */

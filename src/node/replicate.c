@@ -138,6 +138,8 @@ static void cut(struct node *n, const struct raft_effect *e, struct node_effects
         tail_init(&n->tail, pos);
     }
     if (n->write_next > e->seq + 1) n->write_next = e->seq + 1;
+    if (n->synced_seq > e->seq) n->synced_seq = e->seq;
+    if (n->sync_asked > e->seq) n->sync_asked = e->seq;
     if (!MUTANT(SESSIONS_SURVIVE_CUT)) session_cut(n->sessions, e->seq);
     while (n->n_markers > 0 && n->markers[n->n_markers - 1].seq > e->seq) n->n_markers--;
     n->logged_marker = n->committed_marker;

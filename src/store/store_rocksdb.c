@@ -237,12 +237,11 @@ static void rocks_close(struct store *s) {
     free(r);
 }
 
-/* Makes the directory; its name is durable on return, or a crash would take the whole store. */
+/* Makes the directory; its name is durable on return, or a crash would take the whole store. Also
+ * when it was there already: who made it may have died, or failed, before it was. */
 static replog_status make_dir(const char *dir, replog_error *err) {
-    if (mkdir(dir, 0750) < 0) {
-        if (errno == EEXIST) return REPLOG_OK;
-        return error_errno(err, errno, "make directory %s", dir);
-    }
+    bool made = mkdir(dir, 0750) == 0, was_there = !made && errno == EEXIST;
+    if (!made && !was_there) return error_errno(err, errno, "make directory %s", dir);
     size_t length = strlen(dir);
     while (length > 1 && dir[length - 1] == '/') length--;
     while (length && dir[length - 1] != '/') length--;
@@ -250,7 +249,9 @@ static replog_status make_dir(const char *dir, replog_error *err) {
     if (!parent) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to open %s", dir);
     int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     replog_status status = REPLOG_OK;
-    if (fd < 0 || fsync(fd) < 0) status = error_errno(err, errno, "fsync directory %s", parent);
+    bool not_ours = fd < 0 && errno == EACCES && was_there; /* made for us by somebody else */
+    if (!not_ours && (fd < 0 || fsync(fd) < 0))
+        status = error_errno(err, errno, "fsync directory %s", parent);
     if (fd >= 0) close(fd);
     free(parent);
     return status;

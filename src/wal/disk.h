@@ -63,6 +63,11 @@ struct disk {
     void (*unlock)(struct disk_lock *lock);
 };
 
+/* Makes a directory's own name durable: sync_dir of its parent. Also for one that was there
+ * already: who made it may have died, or failed, before it was. OK for a parent that may not be
+ * read: it belongs to somebody who made the directory for us. */
+replog_status disk_sync_name(const struct disk *disk, const char *dir, replog_error *err);
+
 /* The operating system's files. Static storage. */
 const struct disk *disk_posix(void);
 

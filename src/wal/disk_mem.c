@@ -557,7 +557,7 @@ static replog_status mem_free_bytes(void *ctx, const char *dir, uint64_t *bytes,
     struct disk_mem *mem = ctx;
     enum power power = enter(mem);
     if (power != POWER_ON) return leave(mem, power_is_off(err, "statvfs", dir));
-    uint64_t used = used_bytes(mem);
+    uint64_t used = mem->capacity_bytes ? used_bytes(mem) : 0;
     if (!mem->capacity_bytes)
         *bytes = UINT64_C(1) << 40;
     else

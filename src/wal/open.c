@@ -88,34 +88,11 @@ static replog_status list(const struct wal *wal, struct listing *listing, replog
 }
 
 /* ---- A new directory */
-static replog_status sync_parent(const struct wal *wal, replog_error *err) {
-    struct wal_path parent;
-    snprintf(parent.text, sizeof parent.text, "%s", wal->dir);
-    size_t length = strlen(parent.text);
-    while (length > 1 && parent.text[length - 1] == '/') parent.text[--length] = 0;
-    char *slash = strrchr(parent.text, '/');
-    if (!slash)
-        snprintf(parent.text, sizeof parent.text, ".");
-    else
-        slash[slash == parent.text] = 0;
-    return wal->disk->sync_dir(wal->disk->ctx, parent.text, err);
-}
-
 static replog_status make_dir(const struct wal *wal, const struct wal_options *options,
                               replog_error *err) {
     if (!options->create || options->read_only)
         return error_set(err, REPLOG_NOT_FOUND, "%s: no such directory", wal->dir);
     return wal->disk->make_dir(wal->disk->ctx, wal->dir, err);
-}
-
-/* The directory's own name: also when it was there already, for who made it may have died, or
- * failed, before it was durable. A parent that may not be read belongs to somebody who made the
- * directory for us; nothing can be done about that name. */
-static replog_status sync_name(const struct wal *wal, replog_error *err) {
-    replog_error why;
-    replog_status status = sync_parent(wal, &why);
-    if (status == REPLOG_OK || status == REPLOG_PERMISSION_DENIED) return REPLOG_OK;
-    return error_set(err, status, "%s", why.text);
 }
 
 /* A vote without a manifest: left by a making that was interrupted, unless somebody voted. */
@@ -147,7 +124,7 @@ static replog_status make_log(struct wal *wal, const struct wal_options *options
     replog_status status = found->vote ? check_stray_vote(wal, err) : REPLOG_OK;
     struct wal_path path;
     wal_file_path(wal, "VOTE", &path);
-    if (!status) status = sync_name(wal, err);
+    if (!status) status = disk_sync_name(wal->disk, wal->dir, err);
     if (!status) status = vote_create(wal->disk, path.text, options->new_incarnation, err);
     /* VOTE must have its name before MANIFEST has its own: without it the directory is refused. */
     if (!status) status = wal->disk->sync_dir(wal->disk->ctx, wal->dir, err);

@@ -15,7 +15,8 @@ enum {
     LOOK_US = 5000,       /* how often a main thread looks whether its tasks have ended */
     DEAD_US = 2000000000, /* so far the clock of a killed process jumps: all its waits end */
     FINAL_TIMEOUT_MS = 10000,
-    LAST_MS = 800 /* between the end of the last call and that of the run */
+    APPEND_BYTES = 20000, /* of the largest, but for those near the limits */
+    LAST_MS = 800         /* between the end of the last call and that of the run */
 };
 
 static struct {
@@ -51,10 +52,15 @@ static void draw_style(struct sim_client *c) {
     s->percent_keyed = pick(c, 1, 4) == 1 ? 0 : (unsigned)pick(c, 20, 100);
     s->percent_deletes = (unsigned)pick(c, 0, 30);
     s->percent_sync = pick(c, 1, 3) == 1 ? 100 : pick(c, 1, 3) == 1 ? 20 : 0;
-    s->percent_huge = pick(c, 1, 30) == 1 ? 2 : 0;
+    s->percent_huge = pick(c, 1, 60) == 1 ? 2 : 0;
     s->most_records = records[pick(c, 0, 4)];
     s->value_min = values[value][0];
     s->value_max = values[value][1];
+    if (s->most_records * s->value_max >
+        APPEND_BYTES) { /* many small runs find more than few large */
+        s->value_max = APPEND_BYTES / s->most_records;
+        if (s->value_min > s->value_max) s->value_min = s->value_max;
+    }
     s->pause_us = pauses[pick(c, 0, 4)];
     s->most_in_burst = bursts[pick(c, 0, 3)];
     s->appenders = pick(c, 1, 5) == 1 ? 2 : 1;
@@ -149,6 +155,19 @@ static uint64_t life_us(struct sim_client *c) {
     return pick(c, 0, 2) == 0 ? pick(c, 200000, 4000000) : pick(c, 5000000, 60000000);
 }
 
+/* Now and then the whole process stands still, as after SIGSTOP: when it goes on, time has passed.
+ */
+static void live(struct sim_client *c, uint64_t until_us) {
+    for (uint64_t now; (now = sim_now_us(c->sim)) < until_us;) {
+        uint64_t us = pick(c, 500000, 8000000);
+        sim_thread_sleep(until_us - now < us ? until_us - now : us);
+        if (sim_now_us(c->sim) >= sim_quiet_us(c->sim) || pick(c, 0, 4) > 0) continue;
+        us = pick(c, 20000, 3000000);
+        sim_trace(c->sim, c->process.who, "its clock goes ahead by %" PRIu64 " us", us);
+        sim_process_jump(&c->process, us);
+    }
+}
+
 static void client_main(void *arg) {
     struct sim_client *c = arg;
     sim_thread_sleep(pick(c, 0, 1500000));
@@ -157,7 +176,7 @@ static void client_main(void *arg) {
         if (until > sim_last_call_us(c->sim)) until = sim_last_call_us(c->sim);
         begin_life(c);
         c->doing = "living";
-        while (sim_now_us(c->sim) < until) sim_thread_sleep(until - sim_now_us(c->sim));
+        live(c, until);
         end_life(c, sim_now_us(c->sim) < sim_quiet_us(c->sim) && pick(c, 0, 2) > 0);
         sim_thread_sleep(pick(c, 0, 500000));
     }

@@ -13,6 +13,7 @@ enum {
     MOST_REST_US = 1000000,
     NEXT_MS = 400, /* of one wait for a record */
     READ_RECORDS = 200,
+    SLOW_US = 20000,
     IN_BURST_US = 600,
     CALLBACK_APPENDS_ONE_IN = 20,
     CALLBACK_NUMBER = 2, /* as a submitting thread */
@@ -223,8 +224,10 @@ void sim_appender(void *arg) {
 /* Reads to the end of what was asked, or until enough was read. */
 static replog_status read_all(struct sim_client *c, replog_reader *reader, struct sim_read *read,
                               uint32_t next_ms, uint64_t most, replog_error *err) {
+    bool slow = !c->verifies && pick(c, 0, 5) == 0; /* holds the node back */
     for (uint64_t n = 0; n < most;) {
         replog_entry entry;
+        if (slow) nap(c, pick(c, 0, SLOW_US));
         replog_status status = replog_reader_next(reader, next_ms, &entry, err);
         if (c->process.dead || c->leaving) return REPLOG_CANCELLED;
         if (status == REPLOG_DEADLINE_EXCEEDED || status == REPLOG_UNAVAILABLE) {

@@ -132,6 +132,7 @@ static void carry_out(struct sim_member *m, struct node_effect *fx) {
     case NODE_FX_WRITE:
     case NODE_FX_SAVE_VOTE:
     case NODE_FX_CUT:
+    case NODE_FX_SYNC:
     case NODE_FX_FOUND:
     case NODE_FX_TRUNCATE:
         push_log_job(m, fx);

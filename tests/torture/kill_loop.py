@@ -244,7 +244,7 @@ def restarts_in_peace(t):
 
 
 TESTS = {
-    "restarts_in_peace": timed(restarts_in_peace, short_s=6, share=1),
+    "restarts_in_peace": timed(restarts_in_peace, short_s=8),
     "three_nodes": timed(kill_loop, short_s=10, share=12),
     "three_nodes_batch_xfs": timed(kill_loop, sync="batch", fs="xfs", short_s=6, share=4,
                                    long_only=True),
