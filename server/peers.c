@@ -335,9 +335,9 @@ void peers_welcome(struct server *s, uint64_t stream, uint64_t peer) {
         replaced[n++] = rpc_call_ref(other->call);
     }
     (void)pthread_mutex_unlock(&p->lock);
-    /* The node listens to one stream of a member, the last that said hello. That may be one that the
-     * member had given up before and whose hello came late: then the one in use must be told that
-     * nobody listens to it. */
+    /* The node listens to one stream of a member, the last that said hello. That may be one that
+     * the member had given up before and whose hello came late: then the one in use must be told
+     * that nobody listens to it. */
     for (unsigned i = 0; i < n; i++) {
         rpc_finish(replaced[i], REPLOG_ABORTED, "another stream of this member took its place");
         rpc_call_unref(replaced[i]);

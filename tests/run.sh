@@ -168,9 +168,9 @@ if [ "$fast" = 0 ]; then
 
         section "simulator"
         suite sim 300 bash -c "unit_tests '$root/build' '-L sim'"
-        suite sim-fresh 300 bash -c "fresh_seeds 200"
+        suite sim-fresh 300 bash -c "fresh_seeds 100"
         section "deliberate bugs, which the simulator must find"
-        suite mutants 400 "$python" tests/sim/mutants.py --build build-mutants --jobs 2
+        suite mutants 400 "$python" tests/sim/mutants.py --build build-mutants --jobs 2 --within 40
         section "torture"
         suite torture 400 "$python" tests/torture/run.py --bin build/bin -j 2
     fi
@@ -179,7 +179,7 @@ if [ "$fast" = 0 ]; then
     build clang
 
     section "fuzzers"
-    suite fuzz 400 bash tests/fuzz/run.sh --seconds 3 --jobs 2
+    suite fuzz 400 bash tests/fuzz/run.sh --seconds 2 --jobs 2
 
     section "cluster tests under the sanitizers"
     for preset in asan tsan; do

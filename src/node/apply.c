@@ -31,6 +31,7 @@ struct applier {
     uint64_t touched[MAX_TOUCHED]; /* sessions to be written */
     size_t n_touched;
     bool marker_touched;
+    bool ahead; /* a batch failed: sessions and marker know blocks that the store does not */
 };
 
 struct part {
@@ -69,6 +70,48 @@ static void session_key(uint64_t session, uint8_t key[SESSION_KEY_BYTES]) {
 
 static replog_status no_memory(replog_error *err) {
     return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a store batch");
+}
+
+/* ---- What the store knows beside the data --------------------------------------------------- */
+
+struct load {
+    struct applier *a;
+    replog_status status;
+    replog_error *err;
+};
+
+static void load_entry(struct slice key, struct slice value, void *user) {
+    struct load *load = user;
+    if (load->status != REPLOG_OK) return;
+    if (key.size_bytes == SESSION_KEY_BYTES &&
+        memcmp(key.data, SESSION_PREFIX, SESSION_PREFIX_BYTES) == 0) {
+        uint64_t id = 0;
+        for (int i = 0; i < 8; i++) id = id << 8 | key.data[8 + i];
+        load->status = session_decode(load->a->sessions, id, value, load->err);
+    } else if (key.size_bytes == sizeof CHECKPOINT_ENTRY - 1 &&
+               memcmp(key.data, CHECKPOINT_ENTRY, key.size_bytes) == 0) {
+        load->status = checkpoint_decode(value, &load->a->marker, load->err);
+    }
+}
+
+/* Sessions and marker as the store has them. */
+static replog_status load_meta(struct applier *a, replog_error *err) {
+    struct session_table *before = a->sessions;
+    struct checkpoint_marker marker = a->marker;
+    struct load load = {.a = a, .status = REPLOG_OK, .err = err};
+    a->sessions = session_table_new();
+    a->marker = (struct checkpoint_marker){0};
+    replog_status status =
+        a->sessions ? a->store->ops->meta_each(a->store, load_entry, &load, err) : no_memory(err);
+    if (status == REPLOG_OK) status = load.status;
+    if (status != REPLOG_OK) {
+        session_table_free(a->sessions);
+        a->sessions = before;
+        a->marker = marker;
+    } else {
+        session_table_free(before);
+    }
+    return status;
 }
 
 /* ---- One block ------------------------------------------------------------------------------ */
@@ -168,6 +211,7 @@ static replog_status write_batch(struct applier *a, uint64_t applied, replog_err
         status = a->store->ops->write(a->store, a->ops, a->n_ops, applied, err);
     }
     if (status == REPLOG_OK) a->applied = applied;
+    a->ahead = status != REPLOG_OK;
     drop_batch(a);
     return status;
 }
@@ -181,6 +225,9 @@ replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint
     replog_status status = REPLOG_OK;
     uint64_t reached = a->applied;
     size_t done_bytes = 0;
+    if (a->ahead) status = load_meta(a, err);
+    if (status != REPLOG_OK) return status;
+    a->ahead = false;
     while (reached < upto && done_bytes < max_bytes && !batch_full(a)) {
         if (!a->reader) {
             status = wal_reader_open(a->wal, reached + 1, &a->reader, err);
@@ -192,6 +239,7 @@ replog_status apply_run(struct applier *a, uint64_t upto, size_t max_bytes, uint
         if (status == REPLOG_NOT_FOUND) break;
         if (status == REPLOG_OK) status = apply_block(a, &h, bytes, err);
         if (status != REPLOG_OK) {
+            a->ahead = true;
             drop_batch(a);
             goto out;
         }
@@ -218,39 +266,13 @@ replog_status apply_flush(struct applier *a, uint64_t *checkpoint, replog_error 
 
 /* ---- Opening -------------------------------------------------------------------------------- */
 
-struct load {
-    struct applier *a;
-    replog_status status;
-    replog_error *err;
-};
-
-static void load_entry(struct slice key, struct slice value, void *user) {
-    struct load *load = user;
-    if (load->status != REPLOG_OK) return;
-    if (key.size_bytes == SESSION_KEY_BYTES &&
-        memcmp(key.data, SESSION_PREFIX, SESSION_PREFIX_BYTES) == 0) {
-        uint64_t id = 0;
-        for (int i = 0; i < 8; i++) id = id << 8 | key.data[8 + i];
-        load->status = session_decode(load->a->sessions, id, value, load->err);
-    } else if (key.size_bytes == sizeof CHECKPOINT_ENTRY - 1 &&
-               memcmp(key.data, CHECKPOINT_ENTRY, key.size_bytes) == 0) {
-        load->status = checkpoint_decode(value, &load->a->marker, load->err);
-    }
-}
-
 replog_status apply_open(struct wal *wal, struct store *store, struct applier **applier,
                          replog_error *err) {
     struct applier *a = calloc(1, sizeof *a);
     if (!a) return no_memory(err);
-    struct load load = {.a = a, .status = REPLOG_OK, .err = err};
     replog_status status = REPLOG_OK;
     a->wal = wal;
     a->store = store;
-    a->sessions = session_table_new();
-    if (!a->sessions) {
-        status = no_memory(err);
-        goto out;
-    }
     a->applied = store->ops->applied(store);
     uint64_t base = wal_base(wal).seq, tail = wal_tail(wal).seq;
     if (a->applied < base) {
@@ -267,8 +289,7 @@ replog_status apply_open(struct wal *wal, struct store *store, struct applier **
                            (unsigned long long)a->applied, (unsigned long long)tail);
         goto out;
     }
-    status = store->ops->meta_each(store, load_entry, &load, err);
-    if (status == REPLOG_OK) status = load.status;
+    status = load_meta(a, err);
 out:
     if (status == REPLOG_OK)
         *applier = a;

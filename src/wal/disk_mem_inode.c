@@ -85,8 +85,8 @@ static uint64_t n_sectors(const struct inode *inode) {
 }
 
 void inode_sync(struct inode *inode, bool half) {
-    uint64_t n_dirty = 0, end = n_sectors(inode) < inode->dirty_to ? n_sectors(inode)
-                                                                    : inode->dirty_to;
+    uint64_t n_dirty = 0,
+             end = n_sectors(inode) < inode->dirty_to ? n_sectors(inode) : inode->dirty_to;
     for (uint64_t s = inode->dirty_from; s < end; s++) n_dirty += inode->dirty[s];
     uint64_t left = half ? n_dirty / 2 : n_dirty;
     for (uint64_t s = inode->dirty_from; s < end && left; s++) {

@@ -17,9 +17,9 @@ struct image {
 struct inode {
     struct inode *next; /* the owner's list */
     struct image cached, durable;
-    uint8_t *dirty; /* one flag for each sector of cached.capacity */
+    uint8_t *dirty;                /* one flag for each sector of cached.capacity */
     uint64_t dirty_from, dirty_to; /* all that are set lie in between; equal: none */
-    bool in_use;    /* the owner's mark */
+    bool in_use;                   /* the owner's mark */
 };
 
 /* Changes the cached size; new bytes read as zeros. */

@@ -416,6 +416,9 @@ def programs(corpus):
     flags = ["--id", "1", "--cluster", "1=127.0.0.1:7401,2=[::1]:7402", "--dir", "d", "--http", "localhost:80",
              "--segment-bytes", "1M", "--sync", "batch", "--scrub", "off", "--log-level", "warn", "--insecure"]
     corpus.add("options", "flags", bytes([len(flags)]) + b"".join(f.encode() + b"\0" for f in flags))
+    for size in (254, 255, 256, 257, 3071, 3072):  # texts as long as their room
+        long = flags[:6] + (["--dir", "d" * size] if size > 300 else ["--insecure", "--http", "h" * (size - 3) + ":80"])
+        corpus.add("options", f"long-{size}", bytes([len(long)]) + b"".join(f.encode() + b"\0" for f in long), 4000)
     short = flags[:6] + ["--config"]
     corpus.add("options", "both", bytes([len(short)]) + b"".join(f.encode() + b"\0" for f in short)
                + b"[replogd]\nheartbeat_ms = 20\nelection_ms = 100\n")
@@ -430,6 +433,9 @@ def programs(corpus):
         corpus.add("wal_damage", f"life-{i}", bytes([39, draw.randrange(6)]) + life + hurt)
     for i in range(24):
         corpus.add("node_lies", f"lies-{i}", bytes([i * 11 % 256]) + bytes(draw.randrange(256) for _ in range(100)))
+    for i in range(16):
+        corpus.add("client", str(i), bytes([draw.randrange(256)]) + bytes(
+            draw.choice([0, 1, 9, 2, 1, 4, 6, 7, 3, 5]) if k % 3 == 0 else draw.randrange(256) for k in range(90)))
     # fields given twice: the last one counts, also when it is empty
     record = b"\x12\x01k\x12\x02kk\x1a\x01v\x1a\x00"
     corpus.add("request", "twice", b"\0" + b"\x32" + bytes([len(record)]) + record)

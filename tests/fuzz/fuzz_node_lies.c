@@ -292,6 +292,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
         CHECK(world_settle(s.w, 20000));
         world_check_logs(s.w);
     }
+    /* what is under way in the world ends with its members */
+    for (uint64_t id = 1; id <= 3; id++) world_crash(s.w, id);
+    world_run(s.w, 100);
     world_free(s.w);
     return 0;
 }

@@ -21,6 +21,25 @@ static void within(uint64_t v, uint64_t low, uint64_t high) {
     CHECK(v >= low && v <= high);
 }
 
+/* A number that the file may have said, or 0 where it has not. */
+static void said(uint64_t v, uint64_t low, uint64_t high) {
+    if (v) within(v, low, high);
+}
+
+static void check_file(const struct options *o) {
+    said(o->segment_bytes, 64 << 10, 1 << 30);
+    said(o->pool_segments, 1, 64);
+    said(o->heartbeat_ms, 10, 10000);
+    said(o->election_ms, 50, 60000);
+    said(o->stall_ms, 100, 60000);
+    said(o->peer_window_bytes, 64 << 10, 256 << 20);
+    said(o->tail_bytes, 64 << 10, 256 << 20);
+    said(o->pending_bytes, 4 << 20, 256 << 20);
+    said(o->max_connections, 8, 65536);
+    CHECK(memchr(o->dir, 0, sizeof o->dir) && memchr(o->listen, 0, sizeof o->listen));
+    CHECK(memchr(o->http, 0, sizeof o->http) && o->cluster.n_members <= CONFIG_MAX_MEMBERS);
+}
+
 static void check_options(const struct options *o) {
     char host[OPTIONS_ADDRESS_BYTES];
     uint16_t port;
@@ -88,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
     CHECK(outcome != OPTIONS_REFUSED || err.text[0]);
     struct options plain = {0};
     replog_status status = options_read_file(path, &plain, &err);
+    if (status == REPLOG_OK) check_file(&plain);
     CHECK(status == REPLOG_OK || (status == REPLOG_INVALID_ARGUMENT && strstr(err.text, path)));
     close(fd);
     while (argc > 0) free(argv[--argc]);

@@ -5,7 +5,8 @@ without the bug. Builds a replog-sim with the switches first, unless --bin names
 
 Prints "ok mutant NAME ..." or "FAILED mutant NAME: why" for each, and a table at the end.
 
-usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--update] [NAME...]
+usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--within N] [--update] [NAME...]
+--within N: only those whose stated number of seeds is at most N (continuous integration)
 """
 import argparse
 import concurrent.futures
@@ -108,6 +109,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=int, help="in place of those in mutants.txt")
     parser.add_argument("--update", action="store_true", help="write new limits to mutants.txt")
+    parser.add_argument("--within", type=int)
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     os.environ.pop("REPLOG_MUTANT", None)
@@ -122,6 +124,8 @@ def main():
         where = "mutants.txt" if name in names else "src/base/mutant.h"
         print(f"FAILED mutant {name}: it is not in {where}", flush=True)
         failed += 1
+    if args.within:
+        names = [name for name in names if limits.get(name, 1) <= args.within]
     if args.names:
         names = [name for name in names if name in args.names]
 

@@ -43,7 +43,8 @@ uint64_t sim_fork_rng(struct sim *sim, const char *name);
 typedef void sim_event_fn(struct sim *sim, void *arg, uint64_t tag);
 void sim_after(struct sim *sim, uint64_t delay_us, sim_event_fn *fn, void *arg, uint64_t tag);
 
-/* ---- The story -------------------------------------------------------------------------------- */
+/* ---- The story --------------------------------------------------------------------------------
+ */
 
 /* One line of the trace: always hashed, printed with --trace. `who`: a node 1..7, a client from
  * SIM_WHO_CLIENT on, 0 the world. No addresses, no padding bytes, no real time in it. */
@@ -66,7 +67,8 @@ struct sim_figures {
 };
 struct sim_figures *sim_figures(struct sim *sim);
 
-/* ---- The run ---------------------------------------------------------------------------------- */
+/* ---- The run ----------------------------------------------------------------------------------
+ */
 
 struct sim_options {
     uint64_t seed;
@@ -88,7 +90,8 @@ uint64_t sim_end_us(const struct sim *sim);
 /* A majority of members is undamaged (what is damaged may refuse to start). */
 bool sim_must_progress(const struct sim *sim);
 
-/* ---- Members (sim_node.c) --------------------------------------------------------------------- */
+/* ---- Members (sim_node.c) ---------------------------------------------------------------------
+ */
 
 unsigned sim_n_nodes(const struct sim *sim);
 /* The process is there; it may be paused, see sim_node_paused. */
@@ -97,10 +100,10 @@ bool sim_node_paused(const struct sim *sim, uint64_t id);
 uint64_t sim_node_life(const struct sim *sim, uint64_t id); /* raised by every start */
 /* What this member's disk went through so far in this run. */
 enum sim_damage {
-    SIM_DISK_WIPED = 1,    /* an empty directory under the old id */
-    SIM_DISK_DAMAGED = 2,  /* bytes were changed: rot, misdirected writes, a cut file ... */
-    SIM_DISK_LIED = 4      /* a failed sync, then "success": what it had not taken may be gone at
-                              the next power cut. The log stops at the failure: no loss is allowed */
+    SIM_DISK_WIPED = 1,   /* an empty directory under the old id */
+    SIM_DISK_DAMAGED = 2, /* bytes were changed: rot, misdirected writes, a cut file ... */
+    SIM_DISK_LIED = 4     /* a failed sync, then "success": what it had not taken may be gone at
+                             the next power cut. The log stops at the failure: no loss is allowed */
 };
 unsigned sim_node_damage(const struct sim *sim, uint64_t id);
 /* Members whose disk was wiped or damaged: never more than a minority in a run. */
@@ -127,19 +130,22 @@ uint64_t sim_node_commit(struct sim *sim, uint64_t id);
  * was damaged. */
 void sim_node_found_rot(struct sim *sim, uint64_t id, const char *text);
 
-/* ---- Connections of clients (sim_net.c) ------------------------------------------------------- */
+/* ---- Connections of clients (sim_net.c) -------------------------------------------------------
+ */
 
 /* Ordered bytes both ways, delayed; may break, clog, or never open. */
 struct sim_conn;
 struct sim_conn_ops {
     void (*opened)(void *user);
-    void (*bytes)(void *user, const uint8_t *data, size_t n); /* whole messages, as they were sent */
+    void (*bytes)(void *user, const uint8_t *data,
+                  size_t n);                   /* whole messages, as they were sent */
     void (*down)(void *user, const char *why); /* last call; also when it never opened */
 };
 /* From client `client` (its who number) to a member. Nothing is called from within. */
 struct sim_conn *sim_connect(struct sim *sim, unsigned client, uint64_t node_id,
                              const struct sim_conn_ops *ops, void *user);
-/* Each send arrives as one piece, in order, or not at all when it breaks before. From the client. */
+/* Each send arrives as one piece, in order, or not at all when it breaks before. From the client.
+ */
 void sim_conn_send(struct sim_conn *conn, const void *data, size_t n);
 /* From the client's side: no call to ops any more; the member's side learns of it. What was sent
  * before may or may not arrive. */
@@ -155,7 +161,8 @@ size_t sim_conn_pending_to_client(const struct sim_conn *conn);
 void sim_conn_set_service(struct sim_conn *conn, void *service);
 void *sim_conn_service(const struct sim_conn *conn);
 
-/* ---- Provided by sim_rpc.c and its kin --------------------------------------------------------- */
+/* ---- Provided by sim_rpc.c and its kin ---------------------------------------------------------
+ */
 
 /* A REPLY effect of the member; copied by the callee. The token is its own, made so that it is
  * unique over lives. */
@@ -171,7 +178,8 @@ void sim_service_bytes(struct sim *sim, uint64_t id, struct sim_conn *conn, cons
  * sim_service_node_down). conn is freed when this returns. */
 void sim_service_conn_down(struct sim *sim, uint64_t id, struct sim_conn *conn);
 
-/* ---- Provided by sim_client.c ------------------------------------------------------------------ */
+/* ---- Provided by sim_client.c ------------------------------------------------------------------
+ */
 
 /* Makes the clients of a run; called once, before the first event. */
 void sim_clients_start(struct sim *sim);
@@ -182,7 +190,8 @@ void sim_clients_finish(struct sim *sim);
 /* Frees everything; no event comes any more. */
 void sim_clients_free(struct sim *sim);
 
-/* ---- Told to sim_oracle.c by sim_watch.c -------------------------------------------------------- */
+/* ---- Told to sim_oracle.c by sim_watch.c --------------------------------------------------------
+ */
 
 /* A committed block, told once, in order of seq, from the first member that claims it committed
  * and holds it durably; sim_watch checks that no member ever says otherwise. The bytes hold for the

@@ -39,6 +39,7 @@ static void draw_style(struct sim_client *c) {
     static const uint32_t values[][2] = {{0, 60}, {16, 200}, {100, 1000}, {500, 9000}};
     static const uint64_t pauses[] = {150000, 500000, 500000, 1500000, 1500000};
     static const uint32_t bursts[] = {1, 5, 20, 60};
+    static const uint64_t gets[] = {12000, 60000, 200000};
     struct sim_style *s = &c->style;
     uint64_t kind = pick(c, 0, 3), value = pick(c, 0, 3);
     memset(s, 0, sizeof *s);
@@ -66,6 +67,7 @@ static void draw_style(struct sim_client *c) {
     s->appenders = pick(c, 1, 5) == 1 ? 2 : 1;
     s->readers = (unsigned)pick(c, 0, 3) / 2;
     s->getters = (unsigned)pick(c, 0, 1);
+    s->get_us = gets[pick(c, 0, 2)];
     s->operates = pick(c, 1, 3) == 1;
     s->most_truncate_percent = (unsigned)pick(c, 10, 100);
 }
@@ -112,7 +114,7 @@ static void begin_life(struct sim_client *c) {
     draw_style(c);
     endpoints(c, list, sizeof list);
     if (replog_client_open(list, &c->style.options, &c->lib, &err))
-        sim_fail(c->sim, "client %u cannot open: %s", c->process.who, err.text);
+        sim_fail(c->sim, "[client] client %u cannot open: %s", c->process.who, err.text);
     sim_trace(c->sim, c->process.who, "life %" PRIu64 " at %s timeout=%u window=%u%s", c->life,
               list, c->style.options.timeout_ms, c->style.options.window,
               c->style.options.no_session ? " no session" : "");
@@ -147,7 +149,8 @@ static void end_life(struct sim_client *c, bool dies) {
     c->lib = NULL;
     c->process.dead = false;
     if (c->open)
-        sim_fail(c->sim, "client %u was closed, and appends of it have no answer", c->process.who);
+        sim_fail(c->sim, "[answered] client %u was closed, and appends of it have no answer",
+                 c->process.who);
     sim_trace(c->sim, c->process.who, "closed");
 }
 
@@ -194,7 +197,7 @@ static void verifier_main(void *arg) {
     c->style.options.timeout_ms = FINAL_TIMEOUT_MS;
     endpoints(c, list, sizeof list);
     if (replog_client_open(list, &c->style.options, &c->lib, &err))
-        sim_fail(c->sim, "client %u cannot open: %s", c->process.who, err.text);
+        sim_fail(c->sim, "[client] client %u cannot open: %s", c->process.who, err.text);
     sim_verify(c);
     end_life(c, false);
     c->finished = true;
@@ -240,8 +243,8 @@ void sim_clients_finish(struct sim *sim) {
     for (unsigned i = 0; i < all.n; i++) {
         const struct sim_client *c = all.clients[i];
         if (!c->finished)
-            sim_fail(sim, "client %u has not come to its end: %s, %u tasks", c->process.who,
-                     c->doing, c->n_tasks);
+            sim_fail(sim, "[answered] client %u has not come to its end: %s, %u tasks",
+                     c->process.who, c->doing, c->n_tasks);
     }
 }
 

@@ -17,6 +17,7 @@ struct sim_style {
     uint32_t most_records, value_min, value_max;
     uint64_t pause_us;      /* between two things, or two bursts of appends; about */
     uint32_t most_in_burst; /* appends in a row */
+    uint64_t get_us;        /* at most between two Gets */
     unsigned appenders, readers, getters;
     bool operates;
     unsigned most_truncate_percent; /* of the log */

@@ -55,8 +55,8 @@ static void check_progress(const struct sim_client *c, uint64_t asked_us, uint64
                            const char *what, replog_status status, const char *text) {
     if (status == REPLOG_OK || !must_succeed(c, asked_us, timeout_ms)) return;
     if (status == REPLOG_RESOURCE_EXHAUSTED && !c->verifies) return; /* too large, too many */
-    sim_fail(c->sim, "all is healed, and client %u cannot %s: %s: %s", c->process.who, what,
-             replog_status_name(status), text);
+    sim_fail(c->sim, "[progress] all is healed, and client %u cannot %s: %s: %s", c->process.who,
+             what, replog_status_name(status), text);
 }
 
 /* ---- Appending
@@ -178,7 +178,7 @@ static void append_async(struct sim_client *c, unsigned thread, replog_batch *ba
     replog_status status = replog_append_async(c->lib, batch, &options, on_append, t, &err);
     if (status == REPLOG_OK) return;
     if (status != REPLOG_RESOURCE_EXHAUSTED && status != REPLOG_CANCELLED)
-        sim_fail(c->sim, "append %" PRIu32 " is refused: %s", append, err.text);
+        sim_fail(c->sim, "[client] append %" PRIu32 " is refused: %s", append, err.text);
     sim_trace(c->sim, c->process.who, "append %" PRIu32 " not taken: %s", append, err.text);
     if (!t->lost) sim_oracle_append_refused(c->sim, append);
     told_free(t);
@@ -275,7 +275,7 @@ void sim_reader(void *arg) {
         draw_read(c, &read, &options);
         if (replog_reader_open(c->lib, &options, &reader, &err)) {
             if (strstr(err.text, "knows 15 endpoints") == NULL)
-                sim_fail(c->sim, "client %u cannot read: %s", c->process.who, err.text);
+                sim_fail(c->sim, "[client] client %u cannot read: %s", c->process.who, err.text);
         } else {
             sim_trace(c->sim, c->process.who, "reads %" PRIu64 "..%" PRIu64 "%s%s%s", read.from,
                       read.to, read.follow ? " follow" : "", read.markers ? " markers" : "",
@@ -325,7 +325,7 @@ void sim_getter(void *arg) {
     while (sim_client_goes_on(c)) {
         unsigned key = (unsigned)pick(c, 0, sim_oracle_n_keys(c->sim) - 1);
         get_one(c, key, pick(c, 0, 2) == 0, sim_client_timeout_ms(c));
-        nap(c, pick(c, 0, 200000));
+        nap(c, pick(c, 0, c->style.get_us));
     }
     task_over(task);
 }

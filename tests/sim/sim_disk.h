@@ -10,7 +10,7 @@
 
 struct sim_disk {
     struct disk_mem *mem;
-    struct store *store;     /* what the member uses: fails while the disk is full */
+    struct store *store;      /* what the member uses: fails while the disk is full */
     uint64_t low_us, high_us; /* of one step of the log worker */
     unsigned slow;            /* times as long */
     uint64_t stalled_until_us;

@@ -33,7 +33,7 @@ enum fault_kind {
     FAULT_CLOCK_JUMP,
     FAULT_CLOCK_DRIFT,
     FAULT_TRANSFER,
-    FAULT_REGICIDE, /* for a while, who becomes leader ends some milliseconds later */
+    FAULT_REGICIDE,   /* for a while, who becomes leader ends some milliseconds later */
     FAULT_ROT,        /* of a member's disk while it runs */
     FAULT_ROT_DOWN,   /* while it is down */
     FAULT_WIPE,       /* an empty directory under the old identity */
@@ -42,7 +42,8 @@ enum fault_kind {
 };
 _Static_assert((int)N_FAULTS <= (int)SIM_MAX_FAULT_KINDS, "room for their counts");
 
-/* How often in twenty seconds when the kind is on, at most; and how many runs in a hundred have it. */
+/* How often in twenty seconds when the kind is on, at most; and how many runs in a hundred have it.
+ */
 static const struct kind {
     const char *name;
     unsigned per_20_s, percent;
@@ -102,7 +103,8 @@ static unsigned draw_node(struct sim *sim, struct fault *f) {
     return (unsigned)dice(f, 1, sim->n_nodes);
 }
 
-/* ---- The shape of the run --------------------------------------------------------------------- */
+/* ---- The shape of the run ---------------------------------------------------------------------
+ */
 
 static void draw_options(struct sim *sim, uint64_t *rng) {
     struct node_options *o = &sim->node_options;
@@ -113,17 +115,15 @@ static void draw_options(struct sim *sim, uint64_t *rng) {
     unsigned mode = (unsigned)rng_between(rng, 1, 100);
     sim->sync = mode <= 78 ? SIM_SYNC_ALWAYS : mode <= 90 ? SIM_SYNC_BATCH : SIM_SYNC_NONE;
     bool small = rng_between(rng, 0, 1);
-    *o = (struct node_options){
-        .heartbeat_ms = heartbeat_ms,
-        .election_ms = election_ms,
-        .stall_ms = (uint32_t)rng_between(rng, 500, 3000),
-        .peer_window_bytes = small ? rng_between(rng, 4096, 65536) : 8u << 20,
-        .tail_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2048, 65536) : 8u << 20,
-        .pending_bytes = rng_between(rng, 0, 3) ? 16u << 20 : rng_between(rng, 20000, 200000),
-        .checkpoint_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2000, 200000) : 64u << 20,
-        .checkpoint_ms = rng_between(rng, 0, 1) ? rng_between(rng, 100, 3000) : 60000,
-        .acks_are_durable = sim->sync != SIM_SYNC_NONE,
-    };
+    o->heartbeat_ms = heartbeat_ms;
+    o->election_ms = election_ms;
+    o->stall_ms = (uint32_t)rng_between(rng, 500, 3000);
+    o->peer_window_bytes = small ? rng_between(rng, 4096, 65536) : 8u << 20;
+    o->tail_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2048, 65536) : 8u << 20;
+    o->pending_bytes = rng_between(rng, 0, 3) ? 16u << 20 : rng_between(rng, 20000, 200000);
+    o->checkpoint_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2000, 200000) : 64u << 20;
+    o->checkpoint_ms = rng_between(rng, 0, 1) ? rng_between(rng, 100, 3000) : 60000;
+    o->acks_are_durable = sim->sync != SIM_SYNC_NONE;
     if (rng_between(rng, 1, 100) <= 30) o->retain_bytes = rng_between(rng, 50000, 400000);
     if (rng_between(rng, 1, 100) <= 10) o->retain_ms = rng_between(rng, 500, 5000);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
@@ -224,7 +224,8 @@ void sim_faults_free(struct sim_faults *f) {
     free(f);
 }
 
-/* ---- Network ---------------------------------------------------------------------------------- */
+/* ---- Network ----------------------------------------------------------------------------------
+ */
 
 static void undo_block(struct sim *sim, void *arg, uint64_t ends) {
     (void)arg;
@@ -305,7 +306,8 @@ static void slow_or_double(struct sim *sim, struct fault *f) {
     }
 }
 
-/* ---- Members ---------------------------------------------------------------------------------- */
+/* ---- Members ----------------------------------------------------------------------------------
+ */
 
 static enum disk_mem_loss draw_loss(struct fault *f) {
     static const enum disk_mem_loss losses[] = {DISK_LOSE_RANDOM, DISK_LOSE_RANDOM, DISK_LOSE_ALL,
@@ -371,8 +373,8 @@ static void clock_fault(struct fault *f, struct sim_member *m) {
     sim_member_clock(m, ahead_us, wall_us, rate);
 }
 
-/* ---- Destruction: never of more than a minority, and never before the cluster is founded (a member
- * that is wiped in that very moment needs the operator: founding.c). */
+/* ---- Destruction: never of more than a minority, and never before the cluster is founded (a
+ * member that is wiped in that very moment needs the operator: founding.c). */
 
 static bool all_founded(struct sim *sim) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
@@ -399,7 +401,8 @@ static bool was_founded(struct sim *sim) {
 static bool rot(struct sim *sim, struct fault *f, struct sim_member *m) {
     if (!was_founded(sim) || !may_destroy(sim, m)) return false;
     if (f->kind == FAULT_ROT_DOWN && m->running)
-        end_and_start(sim, f, m, dice(f, 0, 1) && sim->sync != SIM_SYNC_NONE ? SIM_POWER : SIM_KILL);
+        end_and_start(sim, f, m,
+                      dice(f, 0, 1) && sim->sync != SIM_SYNC_NONE ? SIM_POWER : SIM_KILL);
     enum sim_rot kind = (enum sim_rot)dice(f, 0, SIM_ROT_N - 1);
     const char *done = sim_disk_rot(sim, &m->disk, kind, &f->dice);
     if (!done) return false;
@@ -421,7 +424,8 @@ static bool wipe(struct sim *sim, struct fault *f, struct sim_member *m) {
     return true;
 }
 
-/* ---- Doing ------------------------------------------------------------------------------------ */
+/* ---- Doing ------------------------------------------------------------------------------------
+ */
 
 static void power_all(struct sim *sim, struct fault *f) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
@@ -510,6 +514,7 @@ static bool member_fault(struct sim *sim, struct fault *f, struct sim_member *m)
 
 /* True: it was of the network, or of all. */
 static bool wide_fault(struct sim *sim, struct fault *f) {
+    unsigned a; /* drawn first, whatever the compiler does with arguments */
     switch (f->kind) {
     case FAULT_PARTITION:
         partition(sim, f, 0);
@@ -528,10 +533,12 @@ static bool wide_fault(struct sim *sim, struct fault *f) {
         return true;
     case FAULT_FLAP:
         f->times = (unsigned)dice(f, 2, 20);
-        flap(sim, f, (uint64_t)draw_node(sim, f) << 8 | draw_node(sim, f));
+        a = draw_node(sim, f);
+        flap(sim, f, (uint64_t)a << 8 | draw_node(sim, f));
         return true;
     case FAULT_BREAK:
-        sim_net_break(sim, draw_end(sim, f), dice(f, 0, 1) ? draw_node(sim, f) : 0);
+        a = draw_end(sim, f);
+        sim_net_break(sim, a, dice(f, 0, 1) ? draw_node(sim, f) : 0);
         return true;
     case FAULT_DELAY:
     case FAULT_DUPLICATE:

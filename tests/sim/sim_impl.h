@@ -25,7 +25,7 @@ struct sim {
     uint64_t hash;
     struct sim_figures figures;
     uint64_t quiet_us, healed_us, last_call_us, end_us;
-    bool quiet; /* all faults have ended */
+    bool quiet;                 /* all faults have ended */
     uint64_t regicide_until_us; /* who becomes leader before then does not live long */
 
     struct sim_member *members[SIM_MAX_NODES + 1]; /* by id */

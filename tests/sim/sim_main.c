@@ -19,7 +19,8 @@
 
 static const char *program;
 
-/* ---- One run ---------------------------------------------------------------------------------- */
+/* ---- One run ----------------------------------------------------------------------------------
+ */
 
 struct result {
     uint64_t seed, hash, virtual_us;
@@ -51,11 +52,12 @@ static void run_one(const struct sim_options *options, struct result *result) {
     sim->watch = sim_watch_new(sim);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) sim->members[id] = sim_member_new(sim, id);
     static const char *const syncs[] = {"always", "batch", "none"};
-    sim_trace(sim, 0,
-              "seed %" PRIu64 ": %u nodes, sync %s, heartbeat %u ms, election %u ms, segments of %u "
-              "bytes, %zu faults up to %" PRIu64 " ms",
-              options->seed, sim->n_nodes, syncs[sim->sync], sim->node_options.heartbeat_ms,
-              sim->node_options.election_ms, sim->segment_bytes, sim_faults_n(sim), sim->quiet_us / 1000);
+    sim_trace(
+        sim, 0,
+        "seed %" PRIu64 ": %u nodes, sync %s, heartbeat %u ms, election %u ms, segments of %u "
+        "bytes, %zu faults up to %" PRIu64 " ms",
+        options->seed, sim->n_nodes, syncs[sim->sync], sim->node_options.heartbeat_ms,
+        sim->node_options.election_ms, sim->segment_bytes, sim_faults_n(sim), sim->quiet_us / 1000);
     sim_faults_start(sim);
     sim_clients_start(sim);
     sim_run_until(sim, sim->quiet_us);
@@ -74,8 +76,7 @@ static void run_one(const struct sim_options *options, struct result *result) {
                               .figures = *sim_figures(sim)};
     memcpy(result->faults, sim_faults_counts(sim), sizeof result->faults);
     for (uint64_t id = 1; id <= sim->n_nodes; id++)
-        if (sim->members[id]->running)
-            sim_member_end(sim->members[id], SIM_KILL, DISK_LOSE_NONE);
+        if (sim->members[id]->running) sim_member_end(sim->members[id], SIM_KILL, DISK_LOSE_NONE);
     sim_clients_free(sim);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) sim_member_free(sim->members[id]);
     sim_net_free(sim->net);
@@ -173,8 +174,8 @@ static void progress(const struct total *t, uint64_t n, double start_s, bool las
     char bar[31];
     for (size_t i = 0; i < 30; i++) bar[i] = i * n < done * 30 ? '#' : '.';
     bar[30] = 0;
-    fprintf(stderr, "\r[%s] %" PRIu64 "/%" PRIu64 " seeds, %.1f a second, %" PRIu64 " failed%s", bar,
-            done, n, gone > 0 ? (double)done / gone : 0, t->failed, last ? "\n" : "");
+    fprintf(stderr, "\r[%s] %" PRIu64 "/%" PRIu64 " seeds, %.1f a second, %" PRIu64 " failed%s",
+            bar, done, n, gone > 0 ? (double)done / gone : 0, t->failed, last ? "\n" : "");
 }
 
 static bool wants_results; /* a line for each seed that passes */
@@ -261,7 +262,8 @@ static int run_many(const struct sim_options *options, uint64_t from, uint64_t t
     return t.failed ? 1 : 0;
 }
 
-/* ---- Shrinking: fewer faults, a shorter run, still failing ------------------------------------- */
+/* ---- Shrinking: fewer faults, a shorter run, still failing -------------------------------------
+ */
 
 static unsigned n_tries;
 
@@ -352,7 +354,8 @@ static int shrink(struct sim_options options) {
     return 1;
 }
 
-/* ---- Options ---------------------------------------------------------------------------------- */
+/* ---- Options ----------------------------------------------------------------------------------
+ */
 
 static const char help[] =
     "usage: replog-sim --seed N [--trace] [--shrink]\n"

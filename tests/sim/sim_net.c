@@ -12,7 +12,7 @@
 enum {
     DIAL_FIRST_US = 50000,
     DIAL_MAX_US = 1000000,
-    SETTLED_US = 1000000, /* a stream that lasted so long makes the next back-off short again */
+    SETTLED_US = 1000000,  /* a stream that lasted so long makes the next back-off short again */
     QUEUE_BYTES = 20 << 20 /* in one direction; beyond, the connection breaks */
 };
 
@@ -36,16 +36,16 @@ struct sim_conn {
     unsigned ends[2];
     uint64_t lives[2];
     bool is_stream;
-    bool up;         /* side 0 was told so */
-    bool closed[2];  /* that side has nothing to do with it any more */
-    bool broken;     /* only what is on its way is delivered */
-    unsigned events; /* that will come */
+    bool up;                           /* side 0 was told so */
+    bool closed[2];                    /* that side has nothing to do with it any more */
+    bool broken;                       /* only what is on its way is delivered */
+    unsigned events;                   /* that will come */
     struct packet *head[2], **tail[2]; /* from side 0, from side 1 */
     uint64_t last_due_us[2];
     size_t pending_bytes[2];
-    bool moving[2];  /* an event will deliver */
-    uint64_t up_us;  /* since when */
-    uint64_t bound;  /* stream: the member that was welcomed on it */
+    bool moving[2]; /* an event will deliver */
+    uint64_t up_us; /* since when */
+    uint64_t bound; /* stream: the member that was welcomed on it */
     const struct sim_conn_ops *ops;
     void *user, *service;
 };
@@ -118,7 +118,8 @@ void sim_net_free(struct sim_net *net) {
     free(net);
 }
 
-/* ---- Connections ------------------------------------------------------------------------------ */
+/* ---- Connections ------------------------------------------------------------------------------
+ */
 
 static struct sim_conn *conn_new(struct sim *sim, unsigned from, unsigned to) {
     struct sim_conn *c = calloc(1, sizeof *c);
@@ -206,7 +207,8 @@ static void side_down(struct sim_conn *c, int side, const char *why, const char 
     d->backoff_us = 2 * d->backoff_us < DIAL_MAX_US ? 2 * d->backoff_us : DIAL_MAX_US;
 }
 
-/* ---- Packets ---------------------------------------------------------------------------------- */
+/* ---- Packets ----------------------------------------------------------------------------------
+ */
 
 static void move(struct sim *sim, void *arg, uint64_t side);
 
@@ -224,6 +226,11 @@ static uint64_t delay_us(struct sim_conn *c, int side) {
     if (net->spike_percent && draw(c->sim, 1, 1000) <= net->spike_percent)
         us = us * draw(c->sim, 10, 100);
     return us + net->extra_us[c->ends[side]][c->ends[1 - side]];
+}
+
+static uint64_t round_trip_us(struct sim_conn *c) {
+    uint64_t there_us = delay_us(c, 0); /* drawn one behind the other: the order is the trace's */
+    return there_us + delay_us(c, 1);
 }
 
 static void push(struct sim_conn *c, int side, enum packet_kind kind, const void *data, size_t n,
@@ -320,7 +327,8 @@ static void move(struct sim *sim, void *arg, uint64_t tag) {
     settle(c);
 }
 
-/* ---- Breaking --------------------------------------------------------------------------------- */
+/* ---- Breaking ---------------------------------------------------------------------------------
+ */
 
 static void notice(struct sim *sim, void *arg, uint64_t side) {
     struct sim_conn *c = arg;
@@ -410,7 +418,8 @@ void sim_net_heal(struct sim *sim) {
     schedule_all(sim);
 }
 
-/* ---- Members dial each other ------------------------------------------------------------------ */
+/* ---- Members dial each other ------------------------------------------------------------------
+ */
 
 static void stream_up(struct sim *sim, void *arg, uint64_t tag) {
     struct sim_conn *c = arg;
@@ -443,7 +452,7 @@ static void dial(struct sim *sim, void *arg, uint64_t tag) {
     struct sim_conn *c = conn_new(sim, (unsigned)from, (unsigned)to);
     c->is_stream = true;
     d->conn = c;
-    later(c, delay_us(c, 0) + delay_us(c, 1), stream_up, 0);
+    later(c, round_trip_us(c), stream_up, 0);
 }
 
 static void dial_again(struct sim *sim, uint64_t from, uint64_t to, uint64_t after_us) {
@@ -566,7 +575,8 @@ bool sim_net_admit(struct sim *sim, uint64_t id, uint64_t stream, uint64_t *peer
     return c != NULL;
 }
 
-/* ---- Clients ---------------------------------------------------------------------------------- */
+/* ---- Clients ----------------------------------------------------------------------------------
+ */
 
 /* tag: how often it was tried before. */
 static void conn_open(struct sim *sim, void *arg, uint64_t tag) {
@@ -604,7 +614,7 @@ struct sim_conn *sim_connect(struct sim *sim, unsigned client, uint64_t node_id,
     c->ops = ops;
     c->user = user;
     c->closed[1] = true; /* until it is opened */
-    later(c, delay_us(c, 0) + delay_us(c, 1), conn_open, 0);
+    later(c, round_trip_us(c), conn_open, 0);
     return c;
 }
 

@@ -63,7 +63,8 @@ void sim_member_clock(struct sim_member *m, uint64_t mono_ahead_us, int64_t wall
     m->rate_ppm = rate_ppm;
 }
 
-/* ---- The node thread -------------------------------------------------------------------------- */
+/* ---- The node thread --------------------------------------------------------------------------
+ */
 
 static void turn(struct sim *sim, void *arg, uint64_t gen);
 
@@ -246,7 +247,8 @@ static void turn(struct sim *sim, void *arg, uint64_t gen) {
     (void)sim;
 }
 
-/* ---- The wal thread --------------------------------------------------------------------------- */
+/* ---- The wal thread ---------------------------------------------------------------------------
+ */
 
 static void log_step(struct sim *sim, void *arg, uint64_t gen);
 
@@ -372,7 +374,8 @@ static void want_feed(struct sim_member *m, const struct node_effect *fx) {
     sim_after(m->sim, sim_disk_latency_us(m->sim, &m->disk), feed_step, feed, m->life);
 }
 
-/* ---- Birth ------------------------------------------------------------------------------------ */
+/* ---- Birth ------------------------------------------------------------------------------------
+ */
 
 static void start_later(struct sim *sim, void *arg, uint64_t gen) {
     struct sim_member *m = arg;
@@ -453,7 +456,8 @@ static void start_failed(struct sim_member *m, replog_status st, const replog_er
     bool full = st == REPLOG_RESOURCE_EXHAUSTED && m->disk.full;
     sim_trace(sim, (unsigned)m->id, "does not start: %s %s", replog_status_name(st), err->text);
     if (!full && !has_excuse(m))
-        sim_fail(sim, "[start] member %" PRIu64 " does not start, and its disk is not damaged: %s %s",
+        sim_fail(sim,
+                 "[start] member %" PRIu64 " does not start, and its disk is not damaged: %s %s",
                  m->id, replog_status_name(st), err->text);
     close_member(m);
     bool power = disk_mem_is_off(m->disk.mem);
@@ -496,7 +500,8 @@ void sim_member_start(struct sim_member *m) {
     sim_service_node_up(sim, m->id);
 }
 
-/* ---- Death ------------------------------------------------------------------------------------ */
+/* ---- Death ------------------------------------------------------------------------------------
+ */
 
 /* In order, as server_stop does. */
 static void finish(struct sim_member *m) {
@@ -633,7 +638,8 @@ void sim_node_found_rot(struct sim *sim, uint64_t id, const char *text) {
     const struct sim_member *m = sim_member(sim, id);
     sim_trace(sim, (unsigned)id, "found rot: %s", text);
     if (!m->excused && !disk_mem_is_off(m->disk.mem))
-        sim_fail(sim, "[rot] member %" PRIu64 " finds rot, and its disk is not damaged: %s", id, text);
+        sim_fail(sim, "[rot] member %" PRIu64 " finds rot, and its disk is not damaged: %s", id,
+                 text);
 }
 
 void sim_member_observe(struct sim_member *m, bool on) {

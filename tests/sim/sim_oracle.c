@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/session.h"
 #include "sim_oracle_impl.h"
 #include "wal/log.h"
 
@@ -29,7 +30,8 @@ void sim_oracle_begin(struct sim *sim, bool retains) {
     o->sim = sim;
     if (retains) o->most_truncated = UINT64_MAX - 1; /* anything may be asked for */
     o->rng = sim_fork_rng(sim, "oracle");
-    o->n_keys = (unsigned)rng_between(&o->rng, 1, ORACLE_MAX_KEYS);
+    static const unsigned n_keys[] = {1, 3, 8, ORACLE_MAX_KEYS};
+    o->n_keys = n_keys[rng_between(&o->rng, 0, 3)];
     bool long_keys = rng_between(&o->rng, 1, 4) == 1;
     if (long_keys) o->long_key_bytes = (uint32_t)rng_between(&o->rng, 100, REPLOG_MAX_KEY_BYTES);
 }
@@ -73,7 +75,7 @@ static void not_taken(struct oracle *o, uint32_t number, const char *why) {
     a->state = APPEND_NOT_TAKEN;
     if (a->log_first_seq)
         sim_fail(o->sim,
-                 "append %" PRIu32 " stands in the log at %" PRIu64
+                 "[not-taken] append %" PRIu32 " stands in the log at %" PRIu64
                  ", and its client was told that nothing was appended: %s",
                  number, a->log_first_seq, why);
 }
@@ -95,7 +97,7 @@ static void check_place(struct oracle *o, uint32_t number) {
     if (a->log_first_seq != a->first_seq || a->log_last_seq != a->last_seq ||
         a->log_term != a->term)
         sim_fail(o->sim,
-                 "append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
+                 "[acked] append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
                  " of term %" PRIu64 " and stands at %" PRIu64 "..%" PRIu64 " of term %" PRIu64,
                  number, ack_name(a->plan.ack), a->first_seq, a->last_seq, a->term,
                  a->log_first_seq, a->log_last_seq, a->log_term);
@@ -110,9 +112,9 @@ static void check_lost(struct oracle *o, uint32_t number) {
     if (a->plan.ack == REPLOG_ACK_LEADER && b->term > a->term) return;
     if (sim_sync_mode(o->sim) == SIM_SYNC_NONE) return;
     sim_fail(o->sim,
-             "append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64 " of term %" PRIu64
-             ", where the committed log has another block (%" PRIu64 "..%" PRIu64
-             " of term %" PRIu64 "): acknowledged and lost",
+             "[acked] append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
+             " of term %" PRIu64 ", where the committed log has another block (%" PRIu64
+             "..%" PRIu64 " of term %" PRIu64 "): acknowledged and lost",
              number, ack_name(a->plan.ack), a->first_seq, a->last_seq, a->term, b->first_seq,
              b->last_seq, b->term);
 }
@@ -131,12 +133,13 @@ static void acked(struct oracle *o, uint32_t number, const replog_append_result 
     a->last_seq = r->last_seq;
     a->term = r->term;
     if (r->last_seq - r->first_seq + 1 != p->n_records + (p->single ? 0 : 1))
-        sim_fail(o->sim, "append %" PRIu32 " has %u records, and was told %" PRIu64 "..%" PRIu64,
+        sim_fail(o->sim,
+                 "[acked] append %" PRIu32 " has %u records, and was told %" PRIu64 "..%" PRIu64,
                  number, p->n_records, r->first_seq, r->last_seq);
     if (p->ack == REPLOG_ACK_ALL && sim_sync_mode(o->sim) != SIM_SYNC_NONE &&
         r->n_durable_on != sim_n_nodes(o->sim))
-        sim_fail(o->sim, "append %" PRIu32 " was acknowledged by ALL, durable on %u of %u", number,
-                 r->n_durable_on, sim_n_nodes(o->sim));
+        sim_fail(o->sim, "[acked] append %" PRIu32 " was acknowledged by ALL, durable on %u of %u",
+                 number, r->n_durable_on, sim_n_nodes(o->sim));
     if (p->ack != REPLOG_ACK_LEADER && r->last_seq > o->floor) o->floor = r->last_seq;
     sim_figures(o->sim)->appends_acked++;
     sim_figures(o->sim)->records_acked += p->n_records;
@@ -167,7 +170,8 @@ void sim_oracle_append_told(struct sim *sim, uint32_t append, replog_status stat
                             const replog_append_result *result, const char *text) {
     struct oracle *o = oracle_of(sim);
     struct oracle_append *a = &o->appends[append];
-    if (a->state != APPEND_OPEN) sim_fail(sim, "append %" PRIu32 " was answered twice", append);
+    if (a->state != APPEND_OPEN)
+        sim_fail(sim, "[acked] append %" PRIu32 " was answered twice", append);
     sim_figures(sim)->client_checks++;
     if (status == REPLOG_OK) {
         acked(o, append, result);
@@ -188,7 +192,7 @@ void sim_oracle_append_told(struct sim *sim, uint32_t append, replog_status stat
     if (a->last_seq > o->floor) o->floor = a->last_seq;
     if (!a->log_last_seq) expect(o, append);
     if (a->log_last_seq && a->log_last_seq != a->last_seq)
-        sim_fail(sim, "append %" PRIu32 " stands at %" PRIu64 ", and was told: %s", append,
+        sim_fail(sim, "[acked] append %" PRIu32 " stands at %" PRIu64 ", and was told: %s", append,
                  a->log_last_seq, text);
 }
 
@@ -224,25 +228,30 @@ static void check_session(struct oracle *o, const struct block_header *h, uint32
     if (!p->numbered) {
         if (h->session)
             sim_fail(o->sim,
-                     "append %" PRIu32 " has no session and stands in the log with %" PRIu64,
+                     "[session] append %" PRIu32
+                     " has no session and stands in the log with %" PRIu64,
                      number, h->session);
         return;
     }
     struct oracle_session *s = find_session(o, h->session);
     if (!s)
-        sim_fail(o->sim, "append %" PRIu32 " is of session %" PRIu64 ", which the log never opened",
+        sim_fail(o->sim,
+                 "[session] append %" PRIu32 " is of session %" PRIu64
+                 ", which the log never opened",
                  number, h->session);
     if (s->used && !same_lane(&s->lane, &p->lane))
-        sim_fail(o->sim, "session %" PRIu64 " is used by two clients (append %" PRIu32 ")", s->id,
+        sim_fail(o->sim,
+                 "[session] session %" PRIu64 " is used by two clients (append %" PRIu32 ")", s->id,
                  number);
     if (h->session_seq != s->last_sequence + 1)
         sim_fail(o->sim,
-                 "append %" PRIu32 " at %" PRIu64 " is number %" PRIu64 " of session %" PRIu64
-                 ", which had come to %" PRIu64,
+                 "[session] append %" PRIu32 " at %" PRIu64 " is number %" PRIu64
+                 " of session %" PRIu64 ", which had come to %" PRIu64,
                  number, h->first_seq, h->session_seq, s->id, s->last_sequence);
     uint32_t *last = &s->last_append[p->lane.thread];
     if (number < *last)
-        sim_fail(o->sim, "append %" PRIu32 " stands behind append %" PRIu32 " of its session",
+        sim_fail(o->sim,
+                 "[session] append %" PRIu32 " stands behind append %" PRIu32 " of its session",
                  number, *last - 1);
     s->used = true;
     s->lane = p->lane;
@@ -270,7 +279,8 @@ static void check_content(struct oracle *o, const struct block_header *h, const 
             commit = r.op == REPLOG_OP_COMMIT;
         } else if (index > p->n_records || !oracle_same(o, number, index, r.op, key, value)) {
             sim_fail(o->sim,
-                     "record %" PRIu64 " in the log is not record %" PRIu32 " of append %" PRIu32,
+                     "[whole-batch] record %" PRIu64 " in the log is not record %" PRIu32
+                     " of append %" PRIu32,
                      r.seq, index, number);
         } else if (r.key_bytes > 0) {
             write_key(o, oracle_key_number(o, key),
@@ -284,7 +294,8 @@ static void check_content(struct oracle *o, const struct block_header *h, const 
     }
     if (commit == p->single || index != p->n_records + (p->single ? 0 : 1))
         sim_fail(o->sim,
-                 "append %" PRIu32 " of %u records stands in the log with %" PRIu32 "%s: not whole",
+                 "[whole-batch] append %" PRIu32 " of %u records stands in the log with %" PRIu32
+                 "%s: not whole",
                  number, p->n_records, index, commit ? " and COMMIT" : "");
 }
 
@@ -301,7 +312,8 @@ static void check_expected(struct oracle *o, const struct oracle_block *b) {
         if (a->state == APPEND_UNKNOWN && a->log_last_seq != a->last_seq &&
             sim_sync_mode(o->sim) != SIM_SYNC_NONE)
             sim_fail(o->sim,
-                     "append %" PRIu32 " was said to be committed at %" PRIu64 ", and is not there",
+                     "[acked] append %" PRIu32 " was said to be committed at %" PRIu64
+                     ", and is not there",
                      number, a->last_seq);
         o->expected[i] = o->expected[--o->n_expected];
     }
@@ -311,19 +323,21 @@ static void add_append(struct oracle *o, const struct block_header *h, const uin
                        const replog_record *first, struct oracle_block *b) {
     b->append = oracle_which(o, first->value, first->value_bytes);
     if (b->append == ORACLE_NO_APPEND)
-        sim_fail(o->sim, "record %" PRIu64 " in the log was appended by nobody", h->first_seq);
+        sim_fail(o->sim, "[exactly-once] record %" PRIu64 " in the log was appended by nobody",
+                 h->first_seq);
     if (b->append == ORACLE_PROBE) return;
     struct oracle_append *a = &o->appends[b->append];
     if (a->log_first_seq)
         sim_fail(o->sim,
-                 "append %" PRIu32 " (%s%s) stands in the log twice, at %" PRIu64 " and %" PRIu64,
+                 "[exactly-once] append %" PRIu32 " (%s%s) stands in the log twice, at %" PRIu64
+                 " and %" PRIu64,
                  b->append, ack_name(a->plan.ack), a->plan.numbered ? "" : ", without a session",
                  a->log_first_seq, h->first_seq);
     check_content(o, h, bytes, b->append);
     check_session(o, h, b->append);
     if (b->first_seq <= a->after_seq)
         sim_fail(o->sim,
-                 "append %" PRIu32 " stands at %" PRIu64 ", and %" PRIu64
+                 "[exactly-once] append %" PRIu32 " stands at %" PRIu64 ", and %" PRIu64
                  " was told to somebody before it was asked for",
                  b->append, b->first_seq, a->after_seq);
     a->log_first_seq = b->first_seq;
@@ -341,7 +355,8 @@ void sim_oracle_committed(struct sim *sim, const struct block_header *header,
     CHECK(block_next(bytes, header, &walk, &first));
     if (header->first_seq != o->end_seq + 1 || header->prev_chain != o->end_chain)
         sim_fail(sim,
-                 "block %" PRIu64 " does not continue the committed log, which ends at %" PRIu64,
+                 "[log] block %" PRIu64
+                 " does not continue the committed log, which ends at %" PRIu64,
                  header->first_seq, o->end_seq);
     struct oracle_block b = {.first_seq = header->first_seq,
                              .last_seq = block_last_seq(header),
@@ -412,29 +427,46 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
         uint64_t durable = durable_seq(o, member);
         if (durable < reply->last_seq)
             sim_fail(sim,
-                     "node %" PRIu64 " says that %" PRIu64 " is durable on %" PRIu64
+                     "[durable-on] node %" PRIu64 " says that %" PRIu64 " is durable on %" PRIu64
                      ", which has %" PRIu64,
                      id, reply->last_seq, member, durable);
     }
     if (sim_sync_mode(sim) == SIM_SYNC_NONE) {
         if (reply->n_durable_on > 0)
-            sim_fail(sim, "node %" PRIu64 " says durable_on, with --sync none", id);
+            sim_fail(sim, "[durable-on] node %" PRIu64 " says durable_on, with --sync none", id);
         return;
     }
     if (ack == NODE_ACK_LEADER && !self)
-        sim_fail(sim, "node %" PRIu64 " acknowledged %" PRIu64 " (LEADER), not durable there", id,
-                 reply->last_seq);
+        sim_fail(sim,
+                 "[durable-on] node %" PRIu64 " acknowledged %" PRIu64
+                 " (LEADER), not durable there",
+                 id, reply->last_seq);
     if (ack == NODE_ACK_ALL && reply->n_durable_on != sim_n_nodes(sim))
-        sim_fail(sim, "node %" PRIu64 " acknowledged %" PRIu64 " (ALL), durable on %u of %u", id,
-                 reply->last_seq, reply->n_durable_on, sim_n_nodes(sim));
+        sim_fail(sim,
+                 "[durable-on] node %" PRIu64 " acknowledged %" PRIu64
+                 " (ALL), durable on %u of %u",
+                 id, reply->last_seq, reply->n_durable_on, sim_n_nodes(sim));
     if (ack == NODE_ACK_LEADER) return;
     unsigned holders = 0;
     for (uint64_t k = 1; k <= sim_n_nodes(sim); k++)
         if (sim_node_damage(sim, k) || durable_seq(o, k) >= reply->last_seq) holders++;
     if (2 * holders <= sim_n_nodes(sim))
         sim_fail(sim,
-                 "node %" PRIu64 " acknowledged %" PRIu64 " (QUORUM), durable on %u of %u members",
+                 "[durable-on] node %" PRIu64 " acknowledged %" PRIu64
+                 " (QUORUM), durable on %u of %u members",
                  id, reply->last_seq, holders, sim_n_nodes(sim));
+}
+
+/* A bounded number of sessions is kept, and no run opens so many. */
+void sim_oracle_node_refused(struct sim *sim, uint64_t id, uint64_t session, const char *text) {
+    struct oracle *o = oracle_of(sim);
+    if (!strstr(text, " is unknown") || o->n_sessions > SESSION_MAX || !find_session(o, session) ||
+        sim_sync_mode(sim) == SIM_SYNC_NONE)
+        return;
+    sim_fail(sim,
+             "[session] node %" PRIu64 " says that it does not know session %" PRIu64
+             ", which the log opened, with %zu sessions in all",
+             id, session, o->n_sessions);
 }
 
 void sim_oracle_node_checkpoint(struct sim *sim, uint64_t id, const struct node_reply *reply) {
@@ -449,7 +481,7 @@ void sim_oracle_node_checkpoint(struct sim *sim, uint64_t id, const struct node_
         }
         if (checkpoint < reply->safe_seq)
             sim_fail(sim,
-                     "node %" PRIu64 " answers a checkpoint: safe up to %" PRIu64
+                     "[checkpoint] node %" PRIu64 " answers a checkpoint: safe up to %" PRIu64
                      ", but the store of %" PRIu64 " holds durably up to %" PRIu64,
                      id, reply->safe_seq, k, checkpoint);
     }
@@ -479,7 +511,7 @@ static void check_all_there(struct oracle *o) {
         if (!promised) continue;
         if (a->plan.ack == REPLOG_ACK_LEADER && last_term > a->term) continue;
         sim_fail(o->sim,
-                 "append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
+                 "[acked] append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
                  " and is not in the log, which ends at %" PRIu64,
                  i, ack_name(a->plan.ack), a->first_seq, a->last_seq, o->end_seq);
     }
@@ -507,7 +539,7 @@ static void check_lane_order(struct oracle *o) {
             at = (at + 1) % SLOTS;
         if (slots[at].last && o->appends[slots[at].last - 1].log_first_seq > a->log_first_seq)
             sim_fail(o->sim,
-                     "append %" PRIu32 " stands at %" PRIu64 ", before append %" PRIu32
+                     "[order] append %" PRIu32 " stands at %" PRIu64 ", before append %" PRIu32
                      " that its client submitted and was acknowledged before",
                      i, a->log_first_seq, slots[at].last - 1);
         slots[at].lane = a->plan.lane;
@@ -531,7 +563,7 @@ static void check_log_of(struct oracle *o, uint64_t id) {
         const struct oracle_block *b = oracle_block_at(o, at, &hint);
         if (!b || b->first_seq != at || h.first_seq != at || b->chain != h.hash)
             sim_fail(o->sim,
-                     "the log of node %" PRIu64 " differs at %" PRIu64 " from what was "
+                     "[log] the log of node %" PRIu64 " differs at %" PRIu64 " from what was "
                      "committed",
                      id, at);
         at = b->last_seq + 1;
@@ -539,8 +571,8 @@ static void check_log_of(struct oracle *o, uint64_t id) {
     wal_reader_close(reader);
     if (status == REPLOG_DATA_LOSS && sim_node_damage(o->sim, id)) return;
     if (status != REPLOG_NOT_FOUND || at != end + 1)
-        sim_fail(o->sim, "the log of node %" PRIu64 " ends at %" PRIu64 " of %" PRIu64 ": %s", id,
-                 at - 1, end, err.text);
+        sim_fail(o->sim, "[log] the log of node %" PRIu64 " ends at %" PRIu64 " of %" PRIu64 ": %s",
+                 id, at - 1, end, err.text);
 }
 
 struct walk_store {
@@ -579,19 +611,19 @@ static void check_store_of(struct oracle *o, uint64_t id) {
     struct walk_store w = {.o = o, .applied = store->ops->applied(store)};
     replog_error err;
     if (w.applied > o->end_seq)
-        sim_fail(o->sim, "the store of node %" PRIu64 " is ahead of the log", id);
+        sim_fail(o->sim, "[store] the store of node %" PRIu64 " is ahead of the log", id);
     CHECK(store->ops->each(store, check_entry, &w, &err) == REPLOG_OK);
     if (w.wrong)
         sim_fail(o->sim,
-                 "the store of node %" PRIu64 " has key %u of seq %" PRIu64
+                 "[store] the store of node %" PRIu64 " has key %u of seq %" PRIu64
                  " or another value; the "
                  "log up to %" PRIu64 " says seq %" PRIu64,
                  id, w.wrong_key, w.wrong_seq, w.applied, w.right_seq);
     uint64_t n = 0;
     for (unsigned k = 0; k < o->n_keys; k++) n += value_at(&o->keys[k], w.applied) != NULL;
     if (n != w.n)
-        sim_fail(o->sim, "the store of node %" PRIu64 " has %" PRIu64 " keys of %" PRIu64, id, w.n,
-                 n);
+        sim_fail(o->sim, "[store] the store of node %" PRIu64 " has %" PRIu64 " keys of %" PRIu64,
+                 id, w.n, n);
 }
 
 void sim_oracle_finish(struct sim *sim) {
@@ -599,12 +631,14 @@ void sim_oracle_finish(struct sim *sim) {
     oracle_note_first_seqs(o);
     for (uint32_t i = 0; i < o->n_appends; i++)
         if (o->appends[i].state == APPEND_OPEN)
-            sim_fail(sim, "append %" PRIu32 " (%s) of client %u was never answered", i,
+            sim_fail(sim, "[answered] append %" PRIu32 " (%s) of client %u was never answered", i,
                      ack_name(o->appends[i].plan.ack), o->appends[i].plan.lane.who);
     if (sim_must_progress(sim)) {
         check_all_there(o);
         if (o->n_doubts > 0)
-            sim_fail(sim, "%zu answers tell of seq %" PRIu64 " and such, the log ends at %" PRIu64,
+            sim_fail(sim,
+                     "[uncommitted] %zu answers tell of seq %" PRIu64
+                     " and such, the log ends at %" PRIu64,
                      o->n_doubts, o->doubts[0].needs_seq, o->end_seq);
     }
     check_lane_order(o);

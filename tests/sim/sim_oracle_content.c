@@ -94,6 +94,6 @@ void sim_oracle_fill(struct sim *sim, uint32_t append, replog_batch *batch) {
                                    ? replog_batch_delete(batch, r.key.data, r.key.size_bytes, &err)
                                    : replog_batch_put(batch, r.key.data, r.key.size_bytes,
                                                       r.value.data, r.value.size_bytes, &err);
-        if (status) sim_fail(sim, "a batch within all limits is refused: %s", err.text);
+        if (status) sim_fail(sim, "[client] a batch within all limits is refused: %s", err.text);
     }
 }

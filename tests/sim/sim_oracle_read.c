@@ -63,8 +63,8 @@ static void judge_get(struct oracle *o, const struct sim_get *g, uint64_t hash) 
         why = "the value is another";
     if (why)
         sim_fail(o->sim,
-                 "client %u got key %u%s: %s, seq %" PRIu64 "; it had to see all up to %" PRIu64
-                 ": %s",
+                 "[get] client %u got key %u%s: %s, seq %" PRIu64
+                 "; it had to see all up to %" PRIu64 ": %s",
                  g->who, g->key, g->stale ? " (stale)" : "", g->found ? "found" : "not found",
                  g->seq, g->stale ? 0 : g->floor, why);
 }
@@ -83,7 +83,8 @@ static bool any_damage(const struct oracle *o) {
 static void check_committed(struct oracle *o, unsigned who, uint64_t seq) {
     if (seq <= o->end_seq || any_damage(o)) return;
     sim_fail(o->sim,
-             "client %u is told of seq %" PRIu64 ", and nobody has committed more than %" PRIu64,
+             "[uncommitted] client %u is told of seq %" PRIu64
+             ", and nobody has committed more than %" PRIu64,
              who, seq, o->end_seq);
 }
 
@@ -122,16 +123,18 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
     if (n->life != g->life) n->served_seq = 0;
     n->life = g->life;
     if (g->found && g->seq > g->commit_seq)
-        sim_fail(sim, "node %" PRIu64 " serves seq %" PRIu64 " of key %u, committed is %" PRIu64,
+        sim_fail(sim,
+                 "[get] node %" PRIu64 " serves seq %" PRIu64 " of key %u, committed is %" PRIu64,
                  g->node, g->seq, key, g->commit_seq);
     if (g->found && g->seq > o->end_seq && !any_damage(o))
-        sim_fail(sim, "node %" PRIu64 " serves seq %" PRIu64 " of key %u, nobody has committed it",
+        sim_fail(sim,
+                 "[get] node %" PRIu64 " serves seq %" PRIu64 " of key %u, nobody has committed it",
                  g->node, g->seq, key);
     if ((g->found && g->seq > o->end_seq) || n->served_seq > o->end_seq) return;
     const char *why = impossible(o, key, g->found, g->seq, n->served_seq);
     if (why)
         sim_fail(sim,
-                 "node %" PRIu64 " serves key %u: %s, seq %" PRIu64
+                 "[get] node %" PRIu64 " serves key %u: %s, seq %" PRIu64
                  "; in this life it had shown seq %" PRIu64 ": %s",
                  g->node, key, g->found ? "found" : "not found", g->seq, n->served_seq, why);
     if (g->found && g->seq > n->served_seq) n->served_seq = g->seq;
@@ -172,8 +175,8 @@ static void judge_record(struct oracle *o, struct sim_read *read, uint64_t seq, 
         uint64_t due = next_shown(o, after, read->markers, &read->hint);
         if (due != seq)
             sim_fail(o->sim,
-                     "client %u, who reads on behind %" PRIu64 ", gets %" PRIu64 " where %" PRIu64
-                     " is next",
+                     "[read] client %u, who reads on behind %" PRIu64 ", gets %" PRIu64
+                     " where %" PRIu64 " is next",
                      read->who, after, seq, due);
         b = oracle_block_at(o, seq, &read->hint);
     }
@@ -196,7 +199,7 @@ static void judge_record(struct oracle *o, struct sim_read *read, uint64_t seq, 
     }
     if (entry_hash(&e) != hash || term != b->term)
         sim_fail(o->sim,
-                 "client %u reads %" PRIu64 " as %s of term %" PRIu64
+                 "[read] client %u reads %" PRIu64 " as %s of term %" PRIu64
                  " or with another content than what was committed (%s of term %" PRIu64 ")",
                  read->who, seq, "a record", term, replog_op_name(e.op), b->term);
 }
@@ -205,11 +208,12 @@ void sim_oracle_read_record(struct sim *sim, struct sim_read *read, const replog
     struct oracle *o = oracle_of(sim);
     sim_figures(sim)->reads++;
     if (entry->seq <= read->last || entry->seq < read->from)
-        sim_fail(sim, "client %u, who read up to %" PRIu64 " from %" PRIu64 ", gets %" PRIu64,
+        sim_fail(sim,
+                 "[read] client %u, who read up to %" PRIu64 " from %" PRIu64 ", gets %" PRIu64,
                  read->who, read->last, read->from, entry->seq);
     if (read->to && entry->seq > read->to)
-        sim_fail(sim, "client %u, who reads up to %" PRIu64 ", gets %" PRIu64, read->who, read->to,
-                 entry->seq);
+        sim_fail(sim, "[read] client %u, who reads up to %" PRIu64 ", gets %" PRIu64, read->who,
+                 read->to, entry->seq);
     uint64_t hash = entry_hash(entry);
     check_committed(o, read->who, entry->seq);
     if (entry->seq <= o->end_seq) {
@@ -248,7 +252,7 @@ void oracle_note_first_seqs(struct oracle *o) {
         o->highest_first_seq = first;
         if (first > 1 && first - 1 > o->most_truncated)
             sim_fail(o->sim,
-                     "the log of node %" PRIu64 " begins at %" PRIu64
+                     "[truncation] the log of node %" PRIu64 " begins at %" PRIu64
                      "; the most that was asked to be dropped is %" PRIu64,
                      id, first, o->most_truncated);
     }
@@ -259,12 +263,12 @@ static void end_of_read(struct oracle *o, const struct sim_read *read) {
     uint64_t after = read->last ? read->last : read->from ? read->from - 1 : 0;
     size_t hint = 0;
     if (read->follow && !read->to)
-        sim_fail(o->sim, "client %u follows the log and was told that it ends", read->who);
+        sim_fail(o->sim, "[read] client %u follows the log and was told that it ends", read->who);
     if (upto > o->end_seq || (after == 0 && read->from == 0)) return;
     uint64_t due = next_shown(o, after, read->markers, &hint);
     if (due && due <= upto)
         sim_fail(o->sim,
-                 "client %u was told that its read ends behind %" PRIu64 "; %" PRIu64
+                 "[read] client %u was told that its read ends behind %" PRIu64 "; %" PRIu64
                  " was due, up to %" PRIu64,
                  read->who, after, due, upto);
 }
@@ -283,13 +287,14 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
                      (read->local || next > read->floor + 1 || read->to > read->floor);
         if (!truncated && !above)
             sim_fail(sim,
-                     "client %u, who reads from %" PRIu64 " to %" PRIu64 ", now at %" PRIu64
+                     "[read] client %u, who reads from %" PRIu64 " to %" PRIu64 ", now at %" PRIu64
                      ", was told that it is out of range: %s; the log begins at %" PRIu64
                      " or below everywhere, %" PRIu64 " was committed before",
                      read->who, read->from, read->to, next, text, o->highest_first_seq,
                      read->floor);
     } else if (status == REPLOG_DATA_LOSS) {
-        if (!any_damage(o)) sim_fail(sim, "client %u was told of damage: %s", read->who, text);
+        if (!any_damage(o))
+            sim_fail(sim, "[read] client %u was told of damage: %s", read->who, text);
     }
 }
 
@@ -305,10 +310,14 @@ void sim_oracle_truncate_told(struct sim *sim, const replog_truncate_result *res
     struct oracle *o = oracle_of(sim);
     sim_figures(sim)->truncations++;
     if (result->requested > o->most_truncated)
-        sim_fail(sim, "a truncation up to %" PRIu64 " is told, the most asked for is %" PRIu64,
+        sim_fail(sim,
+                 "[truncation] a truncation up to %" PRIu64
+                 " is told, the most asked for is %" PRIu64,
                  result->requested, o->most_truncated);
     if (result->first_seq > o->most_truncated + 1)
-        sim_fail(sim, "the log begins at %" PRIu64 ", the most asked to be dropped is %" PRIu64,
+        sim_fail(sim,
+                 "[truncation] the log begins at %" PRIu64
+                 ", the most asked to be dropped is %" PRIu64,
                  result->first_seq, o->most_truncated);
     if (result->first_seq > o->highest_first_seq) o->highest_first_seq = result->first_seq;
 }

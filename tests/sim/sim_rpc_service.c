@@ -34,6 +34,7 @@ struct question {
     struct request *request; /* NULL: answered */
     enum node_event_type type;
     enum node_ack ack;
+    uint64_t session;
 };
 
 /* On its way to the node thread. */
@@ -86,7 +87,8 @@ static uint64_t add_question(struct sim_service *v, struct request *request,
         v->questions = realloc(v->questions, v->capacity * sizeof *v->questions);
         CHECK(v->questions != NULL);
     }
-    v->questions[v->n_questions++] = (struct question){request, ev->type, ev->append.ack};
+    v->questions[v->n_questions++] = (struct question){
+        .request = request, .type = ev->type, .ack = ev->append.ack, .session = ev->append.session};
     return v->next_token++;
 }
 
@@ -342,7 +344,7 @@ struct rpc_call *sim_service_call(struct sim_link *link, uint32_t id, uint64_t t
         if (timeout_us > 0) call->deadline_us = sim_now_us(v->sim) + timeout_us;
         return call;
     }
-    sim_fail(v->sim, "a call of %s, which no service here has", path);
+    sim_fail(v->sim, "[client] a call of %s, which no service here has", path);
 }
 
 /* ---- From the world
@@ -353,8 +355,10 @@ void sim_service_reply(struct sim *sim, uint64_t id, const struct node_effect *f
     size_t index = (size_t)(fx->token - v->first_token);
     if (!v->up) return;
     if (fx->token < v->first_token || index >= v->n_questions || !v->questions[index].request)
-        sim_fail(sim, "node %" PRIu64 " answered token %" PRIu64 ", which waits for no answer", id,
-                 fx->token);
+        sim_fail(sim,
+                 "[one-answer] node %" PRIu64 " answered token %" PRIu64
+                 ", which waits for no answer",
+                 id, fx->token);
     struct question q = v->questions[index];
     v->questions[index].request = NULL;
     forget_answered(v);
@@ -362,6 +366,8 @@ void sim_service_reply(struct sim *sim, uint64_t id, const struct node_effect *f
     if (fx->status == REPLOG_OK && (q.type == NODE_EV_APPEND || q.type == NODE_EV_OPEN_SESSION)) {
         enum node_ack ack = q.type == NODE_EV_APPEND ? q.ack : NODE_ACK_QUORUM;
         sim_oracle_node_acked(sim, id, ack, &fx->reply);
+    } else if (fx->status == REPLOG_FAILED_PRECONDITION && q.session) {
+        sim_oracle_node_refused(sim, id, q.session, fx->text);
     } else if (fx->status == REPLOG_OK && q.type == NODE_EV_CHECKPOINT) {
         sim_oracle_node_checkpoint(sim, id, &fx->reply);
     }

@@ -19,7 +19,7 @@ enum { PROBE_TOKENS = 1 << 20, PROBE_EVERY_US = 150000, LEADER_EVERY_MS = 60 };
 struct truth {
     struct wal_pos end;
     uint64_t content; /* of the store, behind it */
-    uint64_t meta;    /* of its meta entries, as the first member that was looked at had it; 0: none */
+    uint64_t meta; /* of its meta entries, as the first member that was looked at had it; 0: none */
 };
 
 struct record {
@@ -51,7 +51,7 @@ struct sim_watch {
     struct slot *model;
     size_t model_capacity, n_model;
     uint64_t content, rng;
-    uint64_t cluster_id; /* the only one */
+    uint64_t cluster_id;        /* the only one */
     uint64_t probes, probe_seq; /* appends of the watcher itself; the one that was acknowledged */
 };
 
@@ -75,7 +75,8 @@ static struct record *record_of(const struct sim_member *m) {
     return &m->sim->watch->records[m->id];
 }
 
-/* ---- The model store -------------------------------------------------------------------------- */
+/* ---- The model store --------------------------------------------------------------------------
+ */
 
 static uint64_t content_of(struct slice key, uint64_t seq, struct slice value) {
     uint64_t parts[3] = {hash64(key.data, key.size_bytes), seq,
@@ -123,7 +124,8 @@ static void model_apply(struct sim_watch *w, const struct block_header *h, const
     }
 }
 
-/* ---- The truth -------------------------------------------------------------------------------- */
+/* ---- The truth --------------------------------------------------------------------------------
+ */
 
 /* The first that ends at or behind seq; n_truth: none. */
 static size_t truth_find(const struct sim_watch *w, uint64_t seq) {
@@ -146,8 +148,8 @@ static uint64_t truth_end(const struct sim_watch *w) {
 static bool holds(struct sim_member *m, const struct block_header *h) {
     struct wal_pos pos = {0};
     uint64_t last = block_last_seq(h);
-    bool look = m->running && wal_base(m->wal).seq < last &&
-                rng_between(&m->sim->watch->rng, 1, 16) == 1;
+    bool look =
+        m->running && wal_base(m->wal).seq < last && rng_between(&m->sim->watch->rng, 1, 16) == 1;
     if (!look) return true;
     sim_member_observe(m, true);
     bool same = wal_pos_at(m->wal, last, &pos, NULL) == REPLOG_OK && pos.chain == h->hash;
@@ -182,8 +184,7 @@ static void truth_add(struct sim_member *m, const struct block_header *h, const 
     }
     check_quorum(m, h);
     model_apply(w, h, bytes);
-    w->truth[w->n_truth++] =
-        (struct truth){{block_last_seq(h), h->term, h->hash}, w->content, 0};
+    w->truth[w->n_truth++] = (struct truth){{block_last_seq(h), h->term, h->hash}, w->content, 0};
     sim_note(m->sim, (unsigned)m->id, "first to say committed: seq, chain", block_last_seq(h),
              h->hash);
     sim_oracle_committed(m->sim, h, bytes);
@@ -225,8 +226,9 @@ static void check_base(struct sim_member *m) {
     bool same = at < w->n_truth && w->truth[at].end.seq == base.seq &&
                 w->truth[at].end.chain == base.chain && w->truth[at].end.term == base.term;
     if (!same && !m->excused)
-        sim_fail(m->sim, "[committed] the log of member %" PRIu64 " begins behind seq %" PRIu64
-                         " of term %" PRIu64 ", which was never committed so",
+        sim_fail(m->sim,
+                 "[committed] the log of member %" PRIu64 " begins behind seq %" PRIu64
+                 " of term %" PRIu64 ", which was never committed so",
                  m->id, base.seq, base.term);
 }
 
@@ -260,7 +262,8 @@ static void read_on(struct sim_member *m, uint64_t upto) {
         bool moved = (st == REPLOG_ABORTED || st == REPLOG_OUT_OF_RANGE) && tries++ < 3;
         if (moved) continue;
         if (!m->excused)
-            sim_fail(sim, "[log] the log of member %" PRIu64 " cannot be read at seq %" PRIu64 ": %s %s",
+            sim_fail(sim,
+                     "[log] the log of member %" PRIu64 " cannot be read at seq %" PRIu64 ": %s %s",
                      m->id, r->read_seq + 1, replog_status_name(st), err.text);
         r->blind = true;
     }
@@ -268,7 +271,8 @@ static void read_on(struct sim_member *m, uint64_t upto) {
     if (r->read_seq > r->claimed_seq) r->claimed_seq = r->read_seq;
 }
 
-/* ---- Terms ------------------------------------------------------------------------------------ */
+/* ---- Terms ------------------------------------------------------------------------------------
+ */
 
 static void reserve_term(struct sim *sim, uint64_t term) {
     struct sim_watch *w = sim->watch;
@@ -348,8 +352,8 @@ static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     size_t at = truth_find(w, s->commit_seq);
     if (at < w->n_truth && w->truth[at].end.term != s->term)
         sim_fail(sim,
-                 "[leader] member %" PRIu64 ", leader of term %" PRIu64 ", commits up to seq %" PRIu64
-                 " of term %" PRIu64 " by counting",
+                 "[leader] member %" PRIu64 ", leader of term %" PRIu64
+                 ", commits up to seq %" PRIu64 " of term %" PRIu64 " by counting",
                  m->id, s->term, s->commit_seq, w->truth[at].end.term);
 }
 
@@ -373,7 +377,8 @@ static void vote_is_given(struct sim_member *m, uint64_t term, uint64_t to) {
     r->promised_vote = saved;
 }
 
-/* ---- What members say ------------------------------------------------------------------------- */
+/* ---- What members say -------------------------------------------------------------------------
+ */
 
 static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
     struct record *r = record_of(m);
@@ -456,20 +461,23 @@ static void check_store(struct sim_member *m) {
     size_t at = truth_find(w, applied);
     if (at == w->n_truth && m->excused) return; /* its log cannot be read; others will say it */
     if (at == w->n_truth || w->truth[at].end.seq != applied)
-        sim_fail(sim, "[store] member %" PRIu64 " has applied up to seq %" PRIu64
-                      ", which is not the end of a committed block",
+        sim_fail(sim,
+                 "[store] member %" PRIu64 " has applied up to seq %" PRIu64
+                 ", which is not the end of a committed block",
                  m->id, applied);
     struct hashing user = {0}, meta = {0};
     replog_error err;
     CHECK(store->ops->each(store, add_user, &user, &err) == REPLOG_OK);
     CHECK(store->ops->meta_each(store, add_meta, &meta, &err) == REPLOG_OK);
     if (user.sum != w->truth[at].content)
-        sim_fail(sim, "[store] the store of member %" PRIu64 " at seq %" PRIu64
-                      " (%zu keys) is not what the log makes",
+        sim_fail(sim,
+                 "[store] the store of member %" PRIu64 " at seq %" PRIu64
+                 " (%zu keys) is not what the log makes",
                  m->id, applied, user.n);
     if (w->truth[at].meta && w->truth[at].meta != (meta.sum | 1))
-        sim_fail(sim, "[store] the meta entries (sessions, checkpoint) of member %" PRIu64 " at seq %" PRIu64
-                      " are not those of another member",
+        sim_fail(sim,
+                 "[store] the meta entries (sessions, checkpoint) of member %" PRIu64
+                 " at seq %" PRIu64 " are not those of another member",
                  m->id, applied);
     w->truth[at].meta = meta.sum | 1;
     sim->figures.log_checks++;
@@ -483,8 +491,8 @@ static void check_truncation(struct sim_member *m, const struct wal_pos *base) {
         uint64_t durable = sim_disk_store_durable(&k->disk);
         if (base->seq > durable && !k->excused)
             sim_fail(sim,
-                     "[truncate] member %" PRIu64 " truncates up to seq %" PRIu64 ", and the store of member %"
-                     PRIu64 " is durable up to %" PRIu64 " only",
+                     "[truncate] member %" PRIu64 " truncates up to seq %" PRIu64
+                     ", and the store of member %" PRIu64 " is durable up to %" PRIu64 " only",
                      m->id, base->seq, id, durable);
     }
     sim->figures.truncations++;
@@ -514,17 +522,23 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
         break;
     case NODE_EV_APPLIED:
         if (ev->seq > truth_end(sim->watch) && !m->excused)
-            sim_fail(sim, "[apply] member %" PRIu64 " applies seq %" PRIu64 ", committed is up to %" PRIu64,
+            sim_fail(sim,
+                     "[apply] member %" PRIu64 " applies seq %" PRIu64
+                     ", committed is up to %" PRIu64,
                      m->id, ev->seq, truth_end(sim->watch));
         if (ev->seq > wal_durable(m->wal).seq && sim->sync != SIM_SYNC_NONE)
-            sim_fail(sim, "[apply] member %" PRIu64 " applies seq %" PRIu64 ", durable here is up to %" PRIu64,
+            sim_fail(sim,
+                     "[apply] member %" PRIu64 " applies seq %" PRIu64
+                     ", durable here is up to %" PRIu64,
                      m->id, ev->seq, wal_durable(m->wal).seq);
         if (rng_between(&sim->watch->rng, 1, 20) == 1) check_store(m);
         break;
     case NODE_EV_FLUSHED:
         if (ev->seq > sim_disk_store_durable(&m->disk))
-            sim_fail(sim, "[checkpoint] member %" PRIu64 " says that its store is durable up to seq %" PRIu64
-                          ", and it is up to %" PRIu64,
+            sim_fail(sim,
+                     "[checkpoint] member %" PRIu64
+                     " says that its store is durable up to seq %" PRIu64
+                     ", and it is up to %" PRIu64,
                      m->id, ev->seq, sim_disk_store_durable(&m->disk));
         if (rng_between(&sim->watch->rng, 1, 10) == 1) check_store(m);
         break;
@@ -557,7 +571,8 @@ void sim_watch_turn(struct sim_member *m) {
     check_leader(m, &s);
 }
 
-/* ---- Lives ------------------------------------------------------------------------------------ */
+/* ---- Lives ------------------------------------------------------------------------------------
+ */
 
 void sim_watch_up(struct sim_member *m) {
     struct record *r = record_of(m);
@@ -581,9 +596,9 @@ void sim_watch_up(struct sim_member *m) {
                      "[lost] member %" PRIu64 " comes back with a log up to seq %" PRIu64
                      ", and had said that %" PRIu64 " is committed",
                      m->id, tail.seq, r->claimed_seq);
-        bool forgot = vote.term < r->promised_vote.term ||
-                      (vote.term == r->promised_vote.term &&
-                       vote.voted_for != r->promised_vote.voted_for);
+        bool forgot =
+            vote.term < r->promised_vote.term ||
+            (vote.term == r->promised_vote.term && vote.voted_for != r->promised_vote.voted_for);
         if (forgot)
             sim_fail(m->sim,
                      "[vote] member %" PRIu64 " comes back with term %" PRIu64 ", vote %" PRIu64
@@ -622,7 +637,8 @@ void sim_watch_destroyed(struct sim_member *m) {
     r->base_seq = 0;
 }
 
-/* ---- Liveness --------------------------------------------------------------------------------- */
+/* ---- Liveness ---------------------------------------------------------------------------------
+ */
 
 static struct sim_member *find_leader(struct sim *sim) {
     struct sim_member *best = NULL;
@@ -680,7 +696,8 @@ static void still_there(struct sim *sim, const char *when) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         const struct sim_member *m = sim_member(sim, id);
         if (!m->running && !m->excused)
-            sim_fail(sim, "[liveness] %s, member %" PRIu64 " is down, and its disk is not damaged", when, id);
+            sim_fail(sim, "[liveness] %s, member %" PRIu64 " is down, and its disk is not damaged",
+                     when, id);
     }
 }
 
@@ -688,7 +705,8 @@ void sim_watch_healed(struct sim *sim) {
     still_there(sim, "after the faults");
     if (!find_leader(sim))
         sim_fail(sim,
-                 "[liveness] no progress: %" PRIu64 " ms after the last fault no leader is ready, with %u of "
+                 "[liveness] no progress: %" PRIu64
+                 " ms after the last fault no leader is ready, with %u of "
                  "%u members damaged",
                  (sim->healed_us - sim->quiet_us) / 1000, sim_n_destroyed(sim), sim->n_nodes);
     probe(sim, NULL, 0);
@@ -698,7 +716,9 @@ void sim_watch_finish(struct sim *sim) {
     struct sim_watch *w = sim->watch;
     still_there(sim, "at the end");
     if (!w->probe_seq)
-        sim_fail(sim, "[liveness] no progress: nothing that was appended after the faults was committed");
+        sim_fail(
+            sim,
+            "[liveness] no progress: nothing that was appended after the faults was committed");
     uint64_t end = truth_end(w);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         struct sim_member *m = sim_member(sim, id);
@@ -707,8 +727,9 @@ void sim_watch_finish(struct sim *sim) {
         node_snapshot(m->node, &s);
         if (s.applied_seq != end || s.commit_seq != end)
             sim_fail(sim,
-                     "[liveness] no progress: member %" PRIu64 " has seq %" PRIu64 " (committed %" PRIu64
-                     ", applied %" PRIu64 ") at the end, and %" PRIu64 " are committed%s%s",
+                     "[liveness] no progress: member %" PRIu64 " has seq %" PRIu64
+                     " (committed %" PRIu64 ", applied %" PRIu64 ") at the end, and %" PRIu64
+                     " are committed%s%s",
                      id, s.last_seq, s.commit_seq, s.applied_seq, end,
                      s.refused[0] ? "; refused: " : "", s.refused);
         check_store(m);

@@ -458,6 +458,15 @@ static void all_members_for_all(void **state) {
               sim_oracle_append_told(&world, begin(REPLOG_ACK_ALL), REPLOG_OK, &r, ""));
 }
 
+static void sessions_are_known(void **state) {
+    (void)state;
+    uint64_t s = commit_marker(REPLOG_OP_SESSION);
+    MUST_FAIL("does not know session 1",
+              sim_oracle_node_refused(&world, 2, s, "session 1 is unknown (evicted, or ...)"));
+    MUST_PASS(sim_oracle_node_refused(&world, 2, s, "sequence 3 does not follow: session 1 ...");
+              sim_oracle_node_refused(&world, 2, s + 1, "session 2 is unknown (evicted, or ...)"));
+}
+
 static void safe_where_it_says(void **state) {
     (void)state;
     struct node_reply r = {.seq = 9, .safe_seq = 7};
@@ -769,6 +778,7 @@ int main(void) {
         TEST(a_log_with_a_hole),
         TEST(durable_where_it_says),
         TEST(all_members_for_all),
+        TEST(sessions_are_known),
         TEST(safe_where_it_says),
         TEST(gets_see_what_was_acknowledged),
         TEST(gets_never_go_back),

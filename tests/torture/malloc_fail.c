@@ -26,8 +26,8 @@
 
 enum { STANDSTILL_S = 30, MAX_TOLD = 12 };
 
-static const struct scenario *const scenarios[] = {&wal_scenario, &member_scenario, &rpc_scenario,
-                                                   &client_scenario};
+static const struct scenario *const scenarios[] = {&wal_scenario, &member_scenario, &apply_scenario,
+                                                   &rpc_scenario, &client_scenario};
 enum { N_SCENARIOS = sizeof scenarios / sizeof scenarios[0] };
 
 /* Shared with the process that runs a scenario. */

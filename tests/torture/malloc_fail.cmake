@@ -7,8 +7,8 @@ target_link_libraries(fault_preload PRIVATE ${CMAKE_DL_LIBS})
 set_target_properties(fault_preload PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY
                       ${CMAKE_BINARY_DIR}/tests)
 
-add_executable(malloc_fail malloc_fail.c malloc_wal.c malloc_net.c malloc_server.c fail_alloc.c)
-target_link_libraries(malloc_fail PRIVATE replog_wal replog_client replog_options)
+add_executable(malloc_fail malloc_fail.c malloc_wal.c malloc_apply.c malloc_net.c malloc_server.c fail_alloc.c)
+target_link_libraries(malloc_fail PRIVATE replog_node replog_client replog_options)
 target_link_options(malloc_fail PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
                     -Wl,--wrap=strdup,--wrap=strndup,--wrap=protobuf_c_message_free_unpacked)
 set_target_properties(malloc_fail PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)

@@ -31,7 +31,8 @@ struct scenario {
     uint64_t leak_wait_ms; /* other threads may still be letting go */
     uint64_t patience_ms;  /* a run in which one allocation fails takes no longer; 0: any time */
 };
-extern const struct scenario wal_scenario, member_scenario, client_scenario, rpc_scenario;
+extern const struct scenario wal_scenario, member_scenario, apply_scenario, client_scenario,
+    rpc_scenario;
 
 /* Notes a failure of the run under way; the run goes on. */
 void expect_failed(const char *file, int line, const char *format, ...)

@@ -21,7 +21,7 @@ struct world {
     unsigned n;
     uint64_t rng;
     bool cut[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1]; /* from, to; see world_cut */
-    struct world_request *requests; /* by token */
+    struct world_request *requests;                 /* by token */
     uint64_t n_requests;
     struct node_options *options; /* for nodes that start */
     uint64_t acked_below;         /* what the appends say */

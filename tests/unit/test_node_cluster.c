@@ -37,7 +37,7 @@ static void clusters_of_every_size_take_appends(void **state) {
         assert_int_equal(r->reply.n_durable_on, sizes[i]);
         assert_int_equal(r->reply.last_seq - r->reply.first_seq, 3);
         assert_true(world_settle(w, 3000));
-            world_free(w);
+        world_free(w);
     }
 }
 

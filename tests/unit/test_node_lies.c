@@ -61,8 +61,7 @@ static void check_stage(struct stage *s) {
 static void lie(struct stage *s, uint64_t from, uint64_t to, struct peer_msg msg, const char *why) {
     char name[32];
     /* the stream comes back some time after it was refused */
-    for (int i = 0; i < 300 && !sim_net_welcomed(s->w->sim, from, to); i++)
-        world_run(s->w, 10);
+    for (int i = 0; i < 300 && !sim_net_welcomed(s->w->sim, from, to); i++) world_run(s->w, 10);
     struct wal_pos before = tail_of(s, to);
     world_refused(s->w)[0] = 0;
     assert_true(liar_say(s->w, from, to, msg));
