@@ -92,11 +92,21 @@ def environment(**variables):
         os.environ.update(before)
 
 
+def preloadable(t, library):
+    """The library under a path that LD_PRELOAD can hold: it takes spaces and colons for separators."""
+    if not any(c in library for c in " :"):
+        return library
+    copy = os.path.join(t.dir, os.path.basename(library))
+    if not os.path.exists(copy):
+        shutil.copy(library, copy)
+    return copy
+
+
 def other_disk(t, how):
     """The environment that gives a process the disk of disk_preload.c: "lies", "slow:US", or ""."""
     if not how:
         return {}
-    return {"LD_PRELOAD": t.program("torture-disk.so"), "TORTURE_DISK": how,
+    return {"LD_PRELOAD": preloadable(t, t.program("torture-disk.so")), "TORTURE_DISK": how,
             "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
 
 

@@ -14,6 +14,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "cluster"))
 
+from common import preloadable  # noqa: E402
 from harness import check, needs  # noqa: E402
 
 FULL = bool(os.environ.get("REPLOG_TORTURE_FULL"))  # no sampling
@@ -83,7 +84,7 @@ def built(test, name):
 
 def preload(test, node, name=None):
     """Has the node run with the library from its next start on; gives its Fault."""
-    library = built(test, "fault_preload.so")
+    library = preloadable(test, built(test, "fault_preload.so"))
     fault = Fault(os.path.join(test.dir, name or f"fault-{node.id}-{node.port}"))
     plain = node.argv
     node.argv = lambda: ["/usr/bin/env", f"LD_PRELOAD={library}", f"REPLOG_FAULT={fault.path}",
