@@ -98,6 +98,9 @@
     X(SESSION_FORGETS_ANSWERS,                                                                     \
       "answers that the client has not acknowledged are dropped: its retry is refused though the " \
       "append is in the log")                                                                      \
+    X(REFUSED_WITHOUT_ROUND,                                                                       \
+      "a leader says that it does not know a session without asking whether it still leads: a "    \
+      "later one may have opened it")                                                              \
     /* node/: replay and reads */                                                                  \
     X(APPLY_UNDURABLE,                                                                             \
       "blocks are applied before they are durable here: after a power cut the store is ahead of "  \

@@ -220,34 +220,32 @@ static bool open_for_appends(struct node *n, uint64_t token, uint64_t size_bytes
     return true;
 }
 
-static void refused_number(struct node *n, const struct node_event *event,
-                           enum session_verdict verdict, uint64_t expected,
-                           struct node_effects *fx) {
-    const struct node_append *a = &event->append;
-    switch (verdict) {
+void append_refuse(struct node *n, uint64_t token, const struct refusal *why,
+                   struct node_effects *fx) {
+    switch (why->verdict) {
     case SESSION_UNKNOWN:
-        fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
+        fx_fail(n, fx, token, REPLOG_FAILED_PRECONDITION,
                 "session %" PRIu64
                 " is unknown (evicted, or of another cluster): open a new one; what "
                 "was in flight may or may not be in the log",
-                a->session);
+                why->session);
         break;
     case SESSION_GAP:
-        fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
+        fx_fail(n, fx, token, REPLOG_FAILED_PRECONDITION,
                 "sequence %" PRIu64 " does not follow: session %" PRIu64 " expects %" PRIu64,
-                a->sequence, a->session, expected);
+                why->sequence, why->session, why->expected);
         break;
     case SESSION_GONE:
-        fx_fail(n, fx, event->token, REPLOG_FAILED_PRECONDITION,
+        fx_fail(n, fx, token, REPLOG_FAILED_PRECONDITION,
                 "sequence %" PRIu64 " of session %" PRIu64 " is in the log, and its answer was "
                 "acknowledged before: it is not kept any more",
-                a->sequence, a->session);
+                why->sequence, why->session);
         break;
     default:
-        fx_fail(n, fx, event->token, REPLOG_RESOURCE_EXHAUSTED,
+        fx_fail(n, fx, token, REPLOG_RESOURCE_EXHAUSTED,
                 "session %" PRIu64
                 " has %u answers unacknowledged, which is the limit: raise acked_below",
-                a->session, (unsigned)SESSION_WINDOW);
+                why->session, (unsigned)SESSION_WINDOW);
     }
 }
 
@@ -266,10 +264,10 @@ void append_request(struct node *n, const struct node_event *event, struct node_
         .token = event->token, .sequence = a->sequence, .deadline_ms = event->deadline_ms};
     if (a->session) {
         struct session_answer before = {0};
-        uint64_t expected = 0;
-        enum session_verdict verdict =
-            session_check(n->sessions, a->session, a->sequence, a->acked_below, &before, &expected);
-        if (verdict == SESSION_REPEAT) {
+        struct refusal why = {.session = a->session, .sequence = a->sequence};
+        why.verdict = session_check(n->sessions, a->session, a->sequence, a->acked_below, &before,
+                                    &why.expected);
+        if (why.verdict == SESSION_REPEAT) {
             p.first_seq = before.first_seq;
             p.last_seq = before.last_seq;
             p.term = before.term;
@@ -279,8 +277,11 @@ void append_request(struct node *n, const struct node_event *event, struct node_
                 append_settle(n, fx);
             return;
         }
-        if (verdict != SESSION_ADMIT) {
-            refused_number(n, event, verdict, expected, fx);
+        if (why.verdict != SESSION_ADMIT) {
+            if (MUTANT(REFUSED_WITHOUT_ROUND))
+                append_refuse(n, event->token, &why, fx);
+            else
+                reads_refuse(n, event, &why, fx);
             return;
         }
     }

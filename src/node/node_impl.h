@@ -6,7 +6,7 @@
  *   lies.c        what no honest member says
  *   replicate.c   raft's events and effects; blocks in and out; feeding followers
  *   append.c      admission, sealing, waiting for acknowledgement
- *   reads.c       read indexes
+ *   reads.c       read indexes, and what else needs a proof that this node still leads
  *   checkpoint.c  flushes, CHECKPOINT records, truncation
  *   tail.c, session.c, apply.c   see their headers */
 #ifndef NODE_NODE_IMPL_H
@@ -87,9 +87,16 @@ struct lie {
     char text[200];
 };
 
+/* Why an append's number is refused. */
+struct refusal {
+    enum session_verdict verdict; /* SESSION_ADMIT: none */
+    uint64_t session, sequence, expected;
+};
+
 struct read_wait {
-    uint64_t context; /* ours, unique */
-    uint64_t token;   /* a local caller's; 0: asked by a peer */
+    uint64_t context;       /* ours, unique */
+    uint64_t token;         /* a local caller's; 0: asked by a peer */
+    struct refusal refusal; /* in place of an index: said when this node is known to lead still */
     uint64_t peer, peer_context;
     uint64_t deadline_ms, asked_ms; /* asked_ms 0: not asked yet */
     uint64_t asked;                 /* the member that was asked last; 0: the core here */
@@ -228,10 +235,17 @@ void append_term(struct node *n, struct node_effects *fx);
 void append_settle(struct node *n, struct node_effects *fx);   /* answers what has become true */
 void append_expire(struct node *n, struct node_effects *fx);   /* deadlines */
 void append_fail_all(struct node *n, struct node_effects *fx); /* leadership is lost */
+void append_refuse(struct node *n, uint64_t token, const struct refusal *why,
+                   struct node_effects *fx);
 void append_free(struct node *n);
 
 /* ---- reads.c */
 void reads_request(struct node *n, const struct node_event *event, struct node_effects *fx);
+/* Refuses an append once this node is known to lead: a deposed leader does not know what sessions
+ * and numbers a later one's log holds. UNAVAILABLE if it does not lead any more. */
+void reads_refuse(struct node *n, const struct node_event *event, const struct refusal *why,
+                  struct node_effects *fx);
+void reads_leader_lost(struct node *n, struct node_effects *fx);
 void reads_asked(struct node *n, struct node_peer *p, uint64_t context, struct node_effects *fx);
 void reads_answered(struct node *n, const struct node_peer *p, const struct peer_msg *msg,
                     struct node_effects *fx);

@@ -1,6 +1,7 @@
 /* reads.c: read indexes (thesis, 6.4). The leader confirms that it still leads, by a round of
  * heartbeats, and takes its commit; a follower asks the leader. The caller is answered when the
- * commit here (and, if it wants, the store) has reached the index. */
+ * commit here (and, if it wants, the store) has reached the index. The same proof stands before a
+ * refusal that a later leader could contradict. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -55,6 +56,32 @@ void reads_request(struct node *n, const struct node_event *event, struct node_e
     ask(n, r, fx);
 }
 
+void reads_refuse(struct node *n, const struct node_event *event, const struct refusal *why,
+                  struct node_effects *fx) {
+    struct read_wait *r = add(n);
+    if (!r) {
+        fx_fail(n, fx, event->token, REPLOG_UNAVAILABLE,
+                "too many requests wait for a proof that this node leads; nothing was appended, "
+                "retry with the same sequence");
+        return;
+    }
+    r->token = event->token;
+    r->refusal = *why;
+    r->deadline_ms = event->deadline_ms ? event->deadline_ms : n->now_ms + NODE_DEFAULT_DEADLINE_MS;
+    ask(n, r, fx);
+}
+
+void reads_leader_lost(struct node *n, struct node_effects *fx) {
+    for (size_t i = 0; i < n->n_reads;) {
+        if (n->reads[i].refusal.verdict == SESSION_ADMIT) {
+            i++;
+            continue;
+        }
+        node_not_leader(n, fx, n->reads[i].token);
+        drop(n, i);
+    }
+}
+
 void reads_asked(struct node *n, struct node_peer *p, uint64_t context, struct node_effects *fx) {
     struct read_wait *r = node_is_leader(n) && raft_ready(n->raft) ? add(n) : NULL;
     if (!r) {
@@ -94,6 +121,11 @@ void reads_known(struct node *n, uint64_t context, bool ok, uint64_t seq, struct
         return;
     }
     if (!ok) return; /* asked again by the tick */
+    if (r->refusal.verdict != SESSION_ADMIT) {
+        append_refuse(n, r->token, &r->refusal, fx);
+        drop(n, i);
+        return;
+    }
     r->known = true;
     r->seq = seq;
     reads_settle(n, fx);
@@ -117,7 +149,10 @@ void reads_tick(struct node *n, struct node_effects *fx) {
         struct read_wait *r = &n->reads[i];
         if (r->deadline_ms <= n->now_ms) {
             fx_fail(n, fx, r->token, REPLOG_DEADLINE_EXCEEDED, "%s",
-                    r->known    ? "this node did not catch up in time"
+                    r->refusal.verdict != SESSION_ADMIT
+                        ? "this node could not make sure in time that it still leads; nothing was "
+                          "appended, retry with the same sequence"
+                    : r->known  ? "this node did not catch up in time"
                     : n->leader ? "the leader did not confirm the read in time"
                                 : "no leader is known");
             drop(n, i);

@@ -188,6 +188,7 @@ static void role_changed(struct node *n, const struct raft_effect *e, struct nod
     n->publish = true;
     if (was_leader && e->role != RAFT_LEADER) {
         if (!MUTANT(PENDING_SURVIVES_OFFICE)) append_fail_all(n, fx);
+        reads_leader_lost(n, fx);
         checkpoint_fail_all(n, fx);
         for (unsigned i = 0; i < n->n_peers; i++) {
             n->peers[i].streaming = false;

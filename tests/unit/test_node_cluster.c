@@ -288,6 +288,36 @@ static void a_repeated_append_gets_its_first_answer(void **state) {
     world_free(w);
 }
 
+/* What a later leader's log holds, one that was deposed and does not know it cannot deny. */
+static void a_deposed_leader_denies_no_session(void **state) {
+    (void)state;
+    uint64_t old;
+    struct world *w = founded(3, 18, &old);
+    world_isolate(w, old, true);
+    uint64_t next = old;
+    for (int i = 0; i < 100 && next == old; i++) {
+        world_run(w, 10);
+        for (uint64_t id = 1; id <= 3; id++) {
+            if (id != old && world_snapshot(w, id).ready) next = id;
+        }
+    }
+    assert_true(next != old);
+    uint64_t t = world_ask(w, next, NODE_EV_OPEN_SESSION, 0, false);
+    assert_int_equal(world_wait(w, t, 300), REPLOG_OK);
+    uint64_t session = world_request(w, t)->reply.first_seq;
+    uint64_t first = world_append(w, next, "k", "v", 1, NODE_ACK_QUORUM, session, 1, 0);
+    assert_int_equal(world_wait(w, first, 300), REPLOG_OK);
+    assert_int_equal(world_snapshot(w, old).role, RAFT_LEADER); /* it has not heard of it */
+    uint64_t a = world_append(w, old, "k", "v", 1, NODE_ACK_QUORUM, session, 2, 0);
+    assert_int_equal(world_wait(w, a, 5000), REPLOG_UNAVAILABLE);
+    world_isolate(w, old, false);
+    assert_true(world_settle(w, 10000));
+    uint64_t b =
+        world_append(w, world_leader(w, 5000), "k", "v", 1, NODE_ACK_QUORUM, session, 2, 0);
+    assert_int_equal(world_wait(w, b, 3000), REPLOG_OK);
+    world_free(w);
+}
+
 static void low_space_and_stalls(void **state) {
     (void)state;
     uint64_t leader;
@@ -384,6 +414,7 @@ int main(void) {
         cmocka_unit_test(a_checkpoint_names_what_all_stores_hold),
         cmocka_unit_test(retention_drops_what_is_beyond_it_and_nothing_else),
         cmocka_unit_test(a_repeated_append_gets_its_first_answer),
+        cmocka_unit_test(a_deposed_leader_denies_no_session),
         cmocka_unit_test(low_space_and_stalls),
         cmocka_unit_test(a_leader_that_cannot_feed_a_follower_steps_down),
         cmocka_unit_test(a_stream_from_below_the_first_seq_begins_anew),
