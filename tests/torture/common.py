@@ -20,8 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "cluster"))
 
 import harness  # noqa: E402
-from harness import SLOW, Failure, Skip, check, equal, needs, spawn, wait  # noqa: E402, F401
-from oracle import Oracle, Told_by, parse  # noqa: E402, F401
+from harness import (SLOW, Failure, Skip, check, equal, needs, shorten, spawn,  # noqa: E402, F401
+                     wait)
+from oracle import Loss, Oracle, Told_by, parse, sound  # noqa: E402, F401
 
 FULL = bool(os.environ.get("REPLOG_TORTURE_FULL"))
 
@@ -208,10 +209,10 @@ def agree(cluster, oracle, timeout=60):
     raw = read_raw(cluster, cluster.nodes[0], oracle.next_seq, last)
     for node in cluster.nodes[1:]:
         other = read_raw(cluster, node, oracle.next_seq, last)
-        check(raw == other, f"nodes 1 and {node.id} differ from {oracle.next_seq} on: "
+        sound(raw == other, f"nodes 1 and {node.id} differ from {oracle.next_seq} on: "
               f"{first_difference(raw, other)}")
     oracle.feed(parse(raw))
-    equal(oracle.next_seq, last + 1, "the log that was read ends")
+    sound(oracle.next_seq == last + 1, f"the log ends at {last}, read was {oracle.next_seq - 1}")
     return last
 
 
@@ -222,6 +223,7 @@ def feed_committed(cluster, node, oracle):
     if result.rc == 0:
         oracle.feed(parse(result.out))
     else:  # nothing new, or it has just stopped
+        sound("DATA_LOSS" not in result.text, f"read of node {node.id}: {result}")
         result.fails("OUT_OF_RANGE|UNAVAILABLE|DEADLINE")
 
 
@@ -241,20 +243,27 @@ def check_stores(t, cluster, oracle, keys=12):
     names = sorted(oracle.latest)
     for key in t.rng.sample(names, min(keys, len(names))):
         for node in cluster.nodes:
-            got = cluster.cli("get", key, "--stale", at=node).ok().json[0]["value"]
-            equal(got, oracle.latest[key], f"{key} in the store of node {node.id}")
+            result = cluster.cli("get", key, "--stale", at=node)
+            sound("NOT_FOUND" not in result.text, f"{key} in the store of node {node.id}: {result}")
+            got, wanted = result.ok().json[0]["value"], oracle.latest[key]
+            sound(got == wanted, f"{key} in the store of node {node.id}: {shorten(got)}, in the "
+                  f"log: {shorten(wanted)}")
+
+
+def of_files(t, *args):
+    """replog wal ...: what it prints. Files that are damaged or gone are a Loss."""
+    result = t.run(t.replog, "--json", "wal", *args, timeout=120)
+    sound(not re.search("DATA_LOSS|NOT_FOUND", result.text), f"wal {args[0]}: {result}")
+    return result.ok()
 
 
 def dump_raw(t, directory, first):
-    return t.run(t.replog, "--json", "wal", "dump", directory, "--from", str(first),
-                 timeout=120).ok().out
+    return of_files(t, "dump", directory, "--from", str(first)).out
 
 
 def verify(t, directory, *args):
-    """replog wal verify: sound, or Failure."""
-    result = t.run(t.replog, "--json", "wal", "verify", directory, *args, timeout=120)
-    check(result.rc == 0, f"wal verify: {result}")
-    return result.json[0]
+    """The verdict on a log that is sound."""
+    return of_files(t, "verify", directory, *args).json[0]
 
 
 def check_offline(t, cluster, oracle):
@@ -262,8 +271,8 @@ def check_offline(t, cluster, oracle):
     found = [verify(t, node.dir) for node in cluster.nodes]
     last = min(f["last_seq"] for f in found)
     chains = {verify(t, node.dir, "--at", str(last))["chain"] for node in cluster.nodes}
-    equal(len(chains), 1, f"chains at {last}")
-    check(last >= oracle.next_seq - 1, f"the files end at {last}, read was {oracle.next_seq - 1}")
+    sound(len(chains) == 1, f"chains at {last}: {chains}")
+    sound(last >= oracle.next_seq - 1, f"the files end at {last}, read was {oracle.next_seq - 1}")
     return found
 
 
@@ -272,7 +281,9 @@ def check_said(nodes):
     for node in nodes:
         odd = [line for line in node.log().splitlines()
                if re.search(r" ERROR |INTERNAL|INVALID_ARGUMENT|DATA_LOSS", line)]
-        check(not odd, f"node {node.id} said {len(odd)} odd things, the first: {odd[:1]}")
+        text = f"node {node.id} said {len(odd)} odd things, the first: {odd[:1]}"
+        sound(not any("DATA_LOSS" in line for line in odd), text)
+        check(not odd, text)
 
 
 def end_of(node):
@@ -286,6 +297,21 @@ def end_of(node):
 def check_alive(nodes):
     for node in nodes:
         check(node.alive(), f"node {node.id} has ended: {node.log()[-400:]}")
+
+
+# The last word of a node that finds its own files damaged, at its start or later.
+DAMAGE = r"DATA_LOSS|Corruption|No such file or directory"
+
+
+def is_loss(failure, nodes):
+    """Whether a failure is a loss: the oracle's, or a node's that found out by itself and ended."""
+    if isinstance(failure, Loss):
+        return True
+    for node in nodes:
+        if node.process and not node.alive() and node.process.returncode == 1:
+            if re.search(DAMAGE, "\n".join(node.log().splitlines()[-1:])):
+                return True
+    return False
 
 
 def send_signal(node, number):

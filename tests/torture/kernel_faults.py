@@ -182,9 +182,7 @@ def sweep(t, path, plans, n):
             counts[ops] = script.run("without a fault", path, ops, 0, 0)
             check(counts[ops] > 4, f"only {counts[ops]} calls are counted on {path}")
         for at in faults.sample(rng, counts[ops], n):
-            begin = time.monotonic()
             script.run(what, path, ops, action, at, number)
-            if os.environ.get("T2DEBUG"): print(what, at, script.fault.get("last"), script.rocksdb_aborts, len(script.ends), "%.1f" % (time.monotonic()-begin), flush=True)
             done += 1
             hit += script.fault.get("hits") > 0 or action in (KILL_BEFORE, KILL_AFTER)
             ends += len(script.ends)

@@ -2,7 +2,7 @@
 
 import os
 
-from common import Failure, Oracle, check, timed
+from common import Failure, Loss, Oracle, check, timed
 from wal_oracle import Run, WalModel
 
 # ---- The oracle of a cluster: five units of one load, and the log that follows from them
@@ -97,11 +97,15 @@ OTHER_ANSWERS = {
 }
 
 
+NO_LOSS = ("not ended", "failed before")  # of the test itself, or of who knows what
+
+
 def must_fail(what, wanted, name):
     try:
         what()
     except Failure as e:
         check(wanted in str(e), f"{name}: found, but as: {e}")
+        check(isinstance(e, Loss) == (wanted not in NO_LOSS), f"{name}: the kind {type(e)}: {e}")
         return
     raise Failure(f"not found out: {name}")
 

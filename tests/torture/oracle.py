@@ -15,6 +15,18 @@ from collections import namedtuple
 
 from harness import Failure, check
 
+
+class Loss(Failure):
+    """A promise is broken: what was acknowledged is gone, doubled, changed or another cluster's; a
+    log, a store or what is said of them is unsound. No busy machine and no fault of a test's own
+    brings it about: a torture of something broken is right only when it ends with one of these."""
+
+
+def sound(condition, text):
+    if not condition:
+        raise Loss(text)
+
+
 Told = namedtuple("Told", "first last term ids at_us")  # an acknowledgement
 Placed = namedtuple("Placed", "load number first last term")  # a unit as it stands in the log
 
@@ -83,7 +95,7 @@ class Told_by:
             self.units[number] = Unit(number, at_us, words[3], words[4] == "b", words[5])
             return
         unit = self.units[number]
-        check(unit.state == "S", f"{self.name} {number}: a second answer: {line}")
+        sound(unit.state == "S", f"{self.name} {number}: a second answer: {line}")
         unit.state = words[0]
         if words[0] == "A":
             term, ids = words[5].split(" ")
@@ -132,7 +144,7 @@ class Oracle:
         if len(words) < 4 or not all(w.isdigit() for w in words[1:4]):
             return None
         name = words[0]
-        check(name not in self.retired,
+        sound(name not in self.retired,
               f"seq {record['seq']}: appended after its load had ended: {words[:4]}")
         if name not in self.loads or int(words[1]) not in self.loads[name].units:
             return None
@@ -145,29 +157,29 @@ class Oracle:
         found = self.sent_by(record)
         if not found:
             stranger = (record["key"], record.get("value"))
-            check(stranger in self.strangers, f"seq {seq}: never sent: {str(record)[:200]}")
+            sound(stranger in self.strangers, f"seq {seq}: never sent: {str(record)[:200]}")
             return None, 1
         load, number, i, _ = found
         unit = load.units[number]
-        check(i == 0, f"seq {seq}: {load.name} {number} begins with its record {i}")
+        sound(i == 0, f"seq {seq}: {load.name} {number} begins with its record {i}")
         wanted = list(unit.records(load.name))
         whole = records[at:at + unit.seqs]
-        check(len(whole) == unit.seqs, f"seq {seq}: {load.name} {number} is not whole at the end")
+        sound(len(whole) == unit.seqs, f"seq {seq}: {load.name} {number} is not whole at the end")
         for i, (record, (op, key, value)) in enumerate(zip(whole, wanted)):
             got = record["op"], record.get("key"), record.get("value")
             if got != (op, key, value):
-                raise Failure(f"seq {seq + i}: {load.name} {number}, record {i}: got "
-                              f"{str(got)[:150]}, sent {str((op, key, value))[:150]}")
+                raise Loss(f"seq {seq + i}: {load.name} {number}, record {i}: got "
+                           f"{str(got)[:150]}, sent {str((op, key, value))[:150]}")
         if unit.batch:
-            check(whole[-1]["op"] == "COMMIT", f"seq {seq}: {load.name} {number} has no COMMIT")
-        check(len({r["term"] for r in whole}) == 1, f"seq {seq}: {load.name} {number}: two terms")
+            sound(whole[-1]["op"] == "COMMIT", f"seq {seq}: {load.name} {number} has no COMMIT")
+        sound(len({r["term"] for r in whole}) == 1, f"seq {seq}: {load.name} {number}: two terms")
         return Placed(load.name, number, seq, whole[-1]["seq"], whole[-1]["term"]), unit.seqs
 
     def walk(self, records, first):
         """The units of a log from seq `first`, which begins a unit. Form and bytes are checked."""
         at = 0
         for i, record in enumerate(records):
-            check(record["seq"] == first + i, f"seq {first + i} wanted, got {record['seq']}")
+            sound(record["seq"] == first + i, f"seq {first + i} wanted, got {record['seq']}")
         while at < len(records):
             op = records[at]["op"]
             if op in ("PUT", "DELETE"):
@@ -176,7 +188,7 @@ class Oracle:
                     yield placed
                 at += n
                 continue
-            check(op in ("TERM", "CONFIG", "SESSION", "CHECKPOINT"),
+            sound(op in ("TERM", "CONFIG", "SESSION", "CHECKPOINT"),
                   f"seq {records[at]['seq']}: {op} behind no batch")
             at += 1
 
@@ -190,11 +202,11 @@ class Oracle:
             unit = self.loads[p.load].units[p.number]
             if key in self.placed:
                 self.totals["doubled"] += 1
-                raise Failure(f"doubled: {key} at {self.placed[key].first} and at {p.first}")
-            check(unit.state != "R", f"{key} was refused ({unit.text}), and is at seq {p.first}")
+                raise Loss(f"doubled: {key} at {self.placed[key].first} and at {p.first}")
+            sound(unit.state != "R", f"{key} was refused ({unit.text}), and is at seq {p.first}")
             if unit.ack == "q":
                 before = self.in_order.get(p.load, 0)
-                check(p.number > before, f"out of order: {key} at {p.first} behind {before}")
+                sound(p.number > before, f"out of order: {key} at {p.first} behind {before}")
                 self.in_order[p.load] = p.number
             self.placed[key] = p
         for record in records:
@@ -216,11 +228,11 @@ class Oracle:
     def check_answer(self, name, unit):
         """An answer by itself: its extent, and whom it says it is durable on."""
         told = unit.told
-        check(told.last - told.first + 1 == unit.seqs, f"{name} {unit.number}: told {told}")
+        sound(told.last - told.first + 1 == unit.seqs, f"{name} {unit.number}: told {told}")
         if not self.durable_on:
             return
         least = {"q": self.members // 2 + 1, "a": self.members, "l": 1}[unit.ack]
-        check(len(told.ids) == len(set(told.ids)) >= least,
+        sound(len(told.ids) == len(set(told.ids)) >= least,
               f"{name} {unit.number} ({unit.ack}): durable on {told.ids}")
 
     def lost(self, may_lose=lambda unit: False):
@@ -232,7 +244,7 @@ class Oracle:
                 placed = self.placed.get((name, unit.number))
                 if placed:
                     wrong = self.differs(unit, placed, name)
-                    check(not wrong, wrong)
+                    sound(not wrong, wrong)
                 elif not may_lose(unit):
                     gone.append((name, unit.number, unit.ack, unit.told))
         return gone
@@ -244,15 +256,15 @@ class Oracle:
         for name, load in self.loads.items():
             check(load.ended, f"the load {name} has not ended well")
             open_ones = [u.number for u in load.units.values() if u.state == "S"]
-            check(not open_ones, f"{name}: never answered: {open_ones[:10]}")
+            sound(not open_ones, f"{name}: never answered: {open_ones[:10]}")
             forgot = [u for u in load.units.values()
                       if u.state == "U" and u.ack == "q" and u.text.startswith("FAILED_PRECOND")]
-            check(not forgot or not self.sessions_stay,
+            sound(not forgot or not self.sessions_stay,
                   f"{name}: its session was forgotten: {[(u.number, u.text) for u in forgot[:2]]}")
         gone = self.lost(may_lose)
         if gone:
             self.totals["lost"] += len(gone)
-            raise Failure(f"lost {len(gone)} acknowledged, the first: {gone[0]}")
+            raise Loss(f"lost {len(gone)} acknowledged, the first: {gone[0]}")
         for name, load in self.loads.items():
             for unit in load.units.values():
                 self.totals["acknowledged"] += unit.state == "A"
@@ -273,7 +285,7 @@ class Oracle:
         self.refresh()
         places, seen = {}, {}
         for p in self.walk(records, first):
-            check((p.load, p.number) not in seen,
+            sound((p.load, p.number) not in seen,
                   f"doubled in a dump: {p.load} {p.number} at {seen.get((p.load, p.number))}"
                   f" and {p.first}")
             seen[p.load, p.number] = p.first

@@ -2,8 +2,8 @@
 torture-wal wrote of its calls: the log is what was appended, up to some point, and that point is
 not before what the sync mode promised."""
 
-from harness import Failure, check
-from oracle import Unit, parse
+from harness import Failure
+from oracle import Loss, Unit, parse, sound
 
 
 class Call:
@@ -48,7 +48,7 @@ class Run:
         kind, numbers = words[0], words[1:]
         done = kind in "ACY" or (kind == "T" and self.asked > self.truncated)
         if self.failed_us is not None and done:
-            raise Failure(f"done after a failure: {' '.join(words)} (failed: {self.failures[:1]})")
+            raise Loss(f"done after a failure: {' '.join(words)} (failed: {self.failures[:1]})")
         if kind == "O":
             self.opened = True
             model.check_opening(*map(int, numbers[1:5]))
@@ -81,7 +81,7 @@ class Run:
     def answer(self, at_us, told):
         call = self.calls[-1]
         call.answered_us = at_us
-        check(told == (call.first, call.last),
+        sound(told == (call.first, call.last),
               f"{call.what} was told {told}, wanted {(call.first, call.last)}")
 
 
@@ -97,18 +97,19 @@ class WalModel:
 
     def check_opening(self, first, last, durable, checkpoint):
         """What the handle says right after the opening that follows a cut."""
-        check((first, last) == (self.first_seq, self.last_seq),
+        sound((first, last) == (self.first_seq, self.last_seq),
               f"opened as {first}..{last}, the files had {self.first_seq}..{self.last_seq}")
-        check(durable == last, f"opened, and durable only up to {durable} of {last}")
+        sound(durable == last, f"opened, and durable only up to {durable} of {last}")
         wanted = self.checkpoint_seq
-        check(checkpoint == wanted or first > last,
+        sound(checkpoint == wanted or first > last,
               f"opened with checkpoint {checkpoint}, the last one was {wanted}")
 
     def check_failures(self, run, cut):
         """Nothing may fail but what was cut off from its disk and lived on."""
         cut_us, _, soft = cut
-        check(run.failed_us is None or (soft and run.failed_us >= cut_us),
-              f"failed before the cut: {run.failures[:2]}")
+        if run.failed_us is not None and not (soft and run.failed_us >= cut_us):
+            text = f"failed before the cut: {run.failures[:2]}"
+            raise (Loss if "DATA_LOSS" in text else Failure)(text)
 
     def promised(self, run, cut_us, soft):
         """How many of the run's calls must have survived. After a soft cut (the process lived on)
@@ -131,15 +132,15 @@ class WalModel:
                 return n
             wanted = call.records(self.name)
             got = records[at:at + len(wanted)]
-            check(len(got) == len(wanted), f"{call.what} at {call.first}: not whole")
+            sound(len(got) == len(wanted), f"{call.what} at {call.first}: not whole")
             for i, (record, (op, key, value)) in enumerate(zip(got, wanted)):
                 seq = call.first + i
                 held = record.get("safe_seq") if op == "CHECKPOINT" else record.get("value")
                 if (record["seq"], record["op"], record.get("key"), held) != (seq, op, key, value):
-                    raise Failure(f"{call.what}: at {seq} {op} {key} {str(value)[:80]} wanted, "
-                                  f"got {str(record)[:200]}")
+                    raise Loss(f"{call.what}: at {seq} {op} {key} {str(value)[:80]} wanted, "
+                               f"got {str(record)[:200]}")
             at += len(wanted)
-        check(at == len(records), f"never appended: {str(records[at:at + 1])[:200]}")
+        sound(at == len(records), f"never appended: {str(records[at:at + 1])[:200]}")
         return len(calls)
 
     def judge(self, run, cut, raw, verdict):
@@ -148,22 +149,22 @@ class WalModel:
         cut_us, over_us, soft = cut
         self.check_failures(run, cut)
         late = [c.what for c in run.calls if c.answered_us and c.began_us > over_us]
-        check(not late, f"began after the power was gone, and was done: {late[:3]}")
+        sound(not late, f"began after the power was gone, and was done: {late[:3]}")
         records, first = parse(raw), verdict["first_seq"]
-        check(self.first_seq <= first <= max(run.most_asked + 1, self.first_seq),
+        sound(self.first_seq <= first <= max(run.most_asked + 1, self.first_seq),
               f"begins at {first}: was {self.first_seq}, truncation asked up to {run.most_asked}")
-        check(first >= run.truncated, f"begins at {first}: truncated to {run.truncated} before")
+        sound(first >= run.truncated, f"begins at {first}: truncated to {run.truncated} before")
         calls = [c for c in self.survivors + run.calls if c.last >= first]
-        check(not calls or first == calls[0].first or not records,
+        sound(not calls or first == calls[0].first or not records,
               f"begins at {first}, inside {calls[0].what} at {calls[0].first}" if calls else "")
         dropped = len(self.survivors) + len(run.calls) - len(calls)
         held = self.compare(calls, records)
         least = len(self.survivors) + self.promised(run, cut_us, soft) - dropped
         if held < least:
             gone = calls[held]
-            raise Failure(f"lost: {gone.what} at {gone.first}, answered at {gone.answered_us} us; "
-                          f"the cut was at {cut_us}, promised up to {calls[least - 1].what} at "
-                          f"{calls[least - 1].last}; the log ends at {verdict['last_seq']}")
+            raise Loss(f"lost: {gone.what} at {gone.first}, answered at {gone.answered_us} us; "
+                       f"the cut was at {cut_us}, promised up to {calls[least - 1].what} at "
+                       f"{calls[least - 1].last}; the log ends at {verdict['last_seq']}")
         self.count(run, calls[held:], cut, len(records))
         self.survivors = calls[:held]
         self.first_seq, self.last_seq = first, verdict["last_seq"]
