@@ -147,10 +147,10 @@ replog_status client_unary(replog_client *c, const char *method, const ProtobufC
     uint64_t deadline = client_now_ms() + timeout_ms, at = 0;
     struct client_backoff backoff = {0};
     unsigned hops = 0;
-    replog_status status = REPLOG_OK;
     pthread_mutex_lock(&c->mu);
+    replog_status status = client_may_wait_locked(c, method, err);
     c->callers++;
-    for (;;) {
+    while (!status) {
         while (!c->stopping && client_now_ms() < at && client_now_ms() < deadline) {
             client_cond_wait(&c->changed, &c->mu, at < deadline ? at : deadline);
         }

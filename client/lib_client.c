@@ -152,7 +152,7 @@ static bool has_room(const replog_client *c, size_t size_bytes) {
 /* Waits for a place in the window. */
 static replog_status wait_room_locked(replog_client *c, size_t size_bytes, uint64_t deadline_ms,
                                       replog_error *err) {
-    bool in_callback = pthread_equal(pthread_self(), c->worker);
+    bool in_callback = client_may_wait_locked(c, "", NULL) != REPLOG_OK;
     bool in_time = true;
     while (!c->stopping && !has_room(c, size_bytes)) {
         if (in_callback || !in_time) {
@@ -201,7 +201,8 @@ static replog_status submit(replog_client *c, const replog_batch *batch,
     }
     pthread_mutex_lock(&c->mu);
     c->callers++;
-    status = wait_room_locked(c, model->records->size_bytes, model->deadline_ms, err);
+    if (model->wait) status = client_may_wait_locked(c, "replog_append", err);
+    if (!status) status = wait_room_locked(c, model->records->size_bytes, model->deadline_ms, err);
     if (!status) push_locked(c, model);
     if (status || !model->wait) {
         client_leave_locked(c);
@@ -221,10 +222,6 @@ replog_status replog_append_async(replog_client *client, const replog_batch *bat
 replog_status replog_append(replog_client *client, const replog_batch *batch,
                             const replog_append_options *options, replog_append_result *result,
                             replog_error *err) {
-    if (pthread_equal(pthread_self(), client->worker)) {
-        return error_set(err, REPLOG_FAILED_PRECONDITION,
-                         "replog_append waits and must not be called from a callback");
-    }
     struct client_wait wait = {.done = false};
     struct client_append model = {.wait = &wait};
     client_cond_init(&wait.cond);
@@ -243,14 +240,15 @@ replog_status replog_append(replog_client *client, const replog_batch *batch,
 }
 
 replog_status replog_flush(replog_client *c, uint32_t timeout_ms, replog_error *err) {
-    if (pthread_equal(pthread_self(), c->worker)) {
-        return error_set(err, REPLOG_FAILED_PRECONDITION,
-                         "replog_flush waits and must not be called from a callback");
-    }
     uint32_t limit_ms = timeout_ms ? timeout_ms : c->timeout_ms;
     uint64_t deadline = client_now_ms() + limit_ms;
     bool in_time = true;
     pthread_mutex_lock(&c->mu);
+    replog_status status = client_may_wait_locked(c, "replog_flush", err);
+    if (status) {
+        pthread_mutex_unlock(&c->mu);
+        return status;
+    }
     c->callers++;
     while (c->unanswered && in_time) in_time = client_cond_wait(&c->changed, &c->mu, deadline);
     uint32_t left = c->unanswered;

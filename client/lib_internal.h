@@ -2,7 +2,9 @@
  * under way, the lanes of appends, the worker thread.
  *
  * Locks. client->mu guards everything below that does not say otherwise. rpc's callbacks run on
- * threads that must not block: they take the lock, note what came, and wake the worker. rpc_start
+ * threads that must not block: they take the lock, note what came, and wake the worker, except that
+ * the callbacks of appends run right there when no other thread runs any (a hand-over less on the
+ * way of every append; several answers that came together cost the worker nothing). rpc_start
  * and rpc_cancel are called without the lock, rpc_send with it (that keeps appends in order).
  * Functions whose name ends in _locked want the lock held.
  *
@@ -134,6 +136,9 @@ struct replog_client {
     pthread_t worker;
     bool woken; /* there is work since the worker last looked */
     bool stopping;
+    bool delivering;     /* callbacks run: by `deliverer`, without the lock */
+    bool worker_held_up; /* it found them running, and wants to look again */
+    pthread_t deliverer;
     unsigned callers; /* threads inside the library */
     unsigned room_waiters;
 
@@ -199,16 +204,22 @@ static inline bool client_settled(const struct client_append *a) {
 
 /* lib_lane.c: what happens to appends whatever sends them. */
 struct client_append *client_lane_push_locked(struct client_lane *lane);
-/* Ends one append with a failure; its callback comes from the worker. */
+/* Ends one append with a failure; its callback comes when it is delivered. */
 void client_append_fail(struct client_append *a, replog_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Delivers what threads in replog_append wait for and no callback stands before. From any thread.
  */
 void client_lane_pop_waits_locked(struct client_lane *lane);
-/* Delivers what is answered and what is overdue, with the lock released around callbacks.
- * True: a callback ran, so look again. */
+/* Delivers what is answered (or what is overdue), with the lock released around callbacks. True: a
+ * callback ran, so look again. False as well while another thread runs callbacks: they come one at
+ * a time; the worker, which alone calls these two, is then woken when that thread is through. */
 bool client_deliver_locked(replog_client *c);
 bool client_expire_locked(replog_client *c, uint64_t now_ms);
+/* Delivers all that is answered, from rpc's thread, unless another thread is at it. */
+void client_deliver_here_locked(replog_client *c);
+/* FAILED_PRECONDITION from a callback of this client, which must not wait: it may run on the thread
+ * that would bring what it waits for. */
+replog_status client_may_wait_locked(replog_client *c, const char *what, replog_error *err);
 /* Fails everything with CANCELLED. The worker's last act. */
 void client_cancel_all_locked(replog_client *c);
 

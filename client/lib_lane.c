@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "client/lib_internal.h"
 
 enum { DELIVER_AT_ONCE = 32 };
@@ -71,6 +72,8 @@ static size_t hand_over_locked(replog_client *c, struct client_append *a, struct
 
 static void run_callbacks(replog_client *c, struct completion *done, size_t n) {
     if (n == 0) return;
+    c->delivering = true;
+    c->deliverer = pthread_self();
     pthread_mutex_unlock(&c->mu);
     for (size_t i = 0; i < n; i++) {
         replog_error error;
@@ -79,8 +82,15 @@ static void run_callbacks(replog_client *c, struct completion *done, size_t n) {
         free(done[i].text);
     }
     pthread_mutex_lock(&c->mu);
+    c->delivering = false;
     c->unanswered -= (uint32_t)n;
-    if (c->unanswered == 0) pthread_cond_broadcast(&c->changed);
+    if (c->unanswered == 0 || c->stopping) pthread_cond_broadcast(&c->changed);
+}
+
+replog_status client_may_wait_locked(replog_client *c, const char *what, replog_error *err) {
+    if (!c->delivering || !pthread_equal(pthread_self(), c->deliverer)) return REPLOG_OK;
+    return error_set(err, REPLOG_FAILED_PRECONDITION,
+                     "%s waits and must not be called from a callback", what);
 }
 
 static void room_locked(replog_client *c) {
@@ -127,12 +137,28 @@ void client_lane_pop_waits_locked(struct client_lane *lane) {
     if (lane->head != before) room_locked(lane->client);
 }
 
-bool client_deliver_locked(replog_client *c) {
+static bool deliver_some_locked(replog_client *c) {
     struct completion done[DELIVER_AT_ONCE];
     size_t n = 0;
     for (int i = 0; i < 2; i++) n += pop_locked(&c->lanes[i], done + n, DELIVER_AT_ONCE - n);
     run_callbacks(c, done, n);
     return n > 0;
+}
+
+bool client_deliver_locked(replog_client *c) {
+    if (c->delivering) {
+        c->worker_held_up = true;
+        return false;
+    }
+    return deliver_some_locked(c);
+}
+
+void client_deliver_here_locked(replog_client *c) {
+    if (c->delivering) return; /* that thread, or the worker, looks again */
+    while (deliver_some_locked(c)) continue;
+    if (!c->worker_held_up) return;
+    c->worker_held_up = false;
+    client_wake_locked(c);
 }
 
 /* The deadline of an append has passed: tells its caller. It keeps its place while it may be in the
@@ -156,6 +182,10 @@ static size_t overdue_locked(struct client_lane *lane, struct client_append *a, 
 
 bool client_expire_locked(replog_client *c, uint64_t now_ms) {
     if (now_ms < c->next_expiry_ms) return false;
+    if (c->delivering) {
+        c->worker_held_up = true;
+        return false;
+    }
     struct completion done[DELIVER_AT_ONCE];
     size_t n = 0;
     uint64_t next = UINT64_MAX;
@@ -193,6 +223,8 @@ void client_cancel_all_locked(replog_client *c) {
         }
     }
     while (c->lanes[0].head < c->lanes[0].tail || c->lanes[1].head < c->lanes[1].tail) {
-        client_deliver_locked(c);
+        while (c->delivering) pthread_cond_wait(&c->changed, &c->mu);
+        deliver_some_locked(c);
     }
+    while (c->delivering) pthread_cond_wait(&c->changed, &c->mu);
 }

@@ -423,6 +423,8 @@ static replog_status fetch(replog_reader *r, uint32_t limit_ms, uint64_t deadlin
             continue;
         }
         if (!r->call && r->retry_at_ms < wake) wake = r->retry_at_ms;
+        status = client_may_wait_locked(c, "replog_reader_next", err);
+        if (status) break;
         client_cond_wait(&r->cond, &c->mu, wake);
     }
     pthread_mutex_unlock(&c->mu);

@@ -101,6 +101,7 @@ void client_stream_message_locked(struct client_call *call, const uint8_t *bytes
         c->leader_sure = true;
     }
     client_lane_pop_waits_locked(lane);
+    client_deliver_here_locked(c);
     bool idle = lane->reply == lane->cursor && lane->cursor < lane->tail;
     if (!sure || idle || lane->head < lane->reply) {
         client_wake_locked(c);

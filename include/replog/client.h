@@ -18,10 +18,11 @@
  * in which the calls found their place in the window (of one thread: in the order of its calls).
  * Appends with REPLOG_ACK_ALL travel apart, one at a time, so that a member that is away holds up
  * nothing else: they are in order among themselves only. A batch and a reader belong to one thread
- * at a time. Callbacks run on a thread of the library, one at a time for one client, in the order
+ * at a time. Callbacks run on threads of the library, one at a time for one client, in the order
  * of the appends (one whose deadline passes is answered then, before others that still wait); they
- * must not block, and may call replog_append_async (which then never waits: RESOURCE_EXHAUSTED when
- * the window is full). replog_append and replog_flush are refused there (FAILED_PRECONDITION).
+ * must not block, as nothing else is heard of meanwhile, and may call replog_append_async (which
+ * then never waits: RESOURCE_EXHAUSTED when the window is full). Whatever waits for the cluster is
+ * refused there (FAILED_PRECONDITION).
  *
  * Deadlines: every call has one (its timeout_ms, or the client's); until then it looks for a node
  * that can answer, with growing pauses between attempts (20 to 500 ms).

@@ -486,7 +486,7 @@ static void test_window(void **state) {
 struct chain {
     replog_client *c;
     int left;
-    replog_status waiting;
+    replog_status waiting, getting, flushing;
 };
 static void on_chain(void *user, replog_status status, const replog_append_result *result,
                      const replog_error *error) {
@@ -497,6 +497,10 @@ static void on_chain(void *user, replog_status status, const replog_append_resul
     if (chain->left-- == 0) return;
     replog_batch *b = one("chain");
     chain->waiting = replog_append(chain->c, b, NULL, NULL, NULL);
+    chain->flushing = replog_flush(chain->c, 0, NULL);
+    void *value;
+    size_t value_bytes;
+    chain->getting = replog_get(chain->c, "k", 1, false, 0, &value, &value_bytes, NULL, NULL);
     replog_append_options o = {.single = true};
     assert_int_equal(replog_append_async(chain->c, b, &o, on_chain, chain, NULL), REPLOG_OK);
     replog_batch_free(b);
@@ -511,6 +515,8 @@ static void test_callback(void **state) {
     assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
     assert_int_equal(times("chain"), 21);
     assert_int_equal(chain.waiting, REPLOG_FAILED_PRECONDITION);
+    assert_int_equal(chain.flushing, REPLOG_FAILED_PRECONDITION);
+    assert_int_equal(chain.getting, REPLOG_FAILED_PRECONDITION);
     replog_batch_free(b);
     replog_client_close(c);
 }
