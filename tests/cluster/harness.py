@@ -237,7 +237,7 @@ class Cluster:
 
     def leader(self, timeout=15, among=None):
         """The node that leads, as a running node tells it, once it serves appends."""
-        among = among or [n for n in self.nodes if n.alive()]
+        among = among or [n for n in self.nodes if n.alive()] or self.nodes
         endpoints = ",".join(n.address for n in among)
 
         def find():

@@ -1,6 +1,7 @@
 /* Appends against a scripted cluster: leaders that move, replies that are lost, numbers. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include <cmocka.h>
@@ -12,6 +13,10 @@ static int before_all(void **state) {
     return fake_start(0);
 }
 
+/* The deadline of what must be done before it, also on a machine with a hundred other things to do;
+ * whoever must not wait for it has ended within half of it. */
+enum { PATIENT_MS = 60000 };
+
 static int before_each(void **state) {
     (void)state;
     fake_reset();
@@ -21,7 +26,7 @@ static int before_each(void **state) {
 static replog_client *open_client(const char *endpoints, replog_client_options o) {
     replog_client *c = NULL;
     replog_error err;
-    if (!o.timeout_ms) o.timeout_ms = 5000;
+    if (!o.timeout_ms) o.timeout_ms = PATIENT_MS;
     assert_int_equal(replog_client_open(endpoints, &o, &c, &err), REPLOG_OK);
     return c;
 }
@@ -175,7 +180,7 @@ static void test_dead_endpoints(void **state) {
                      REPLOG_DEADLINE_EXCEEDED);
     assert_non_null(strstr(err.text, "127.0.0.1:1"));
     assert_non_null(strstr(err.text, "nothing was appended"));
-    assert_in_range(clock_mono_ms() - start, 190, 1500);
+    assert_in_range(clock_mono_ms() - start, 190, PATIENT_MS / 2);
     replog_client_close(c);
 }
 
@@ -188,7 +193,7 @@ static void test_moves(void **state) {
         fake.no_hint = round % 2;
         replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 64});
         append_many(c, MANY, -1, (replog_append_options){0});
-        assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+        assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
         check_exactly_once(MANY, -1);
         assert_int_equal(fake.last_seq, MANY);
         assert_int_equal(fake.opened, 1);
@@ -202,7 +207,7 @@ static void test_refused(void **state) {
     (void)state;
     replog_client *c = open_client(fake.endpoints, defaults);
     append_many(c, 100, 40, (replog_append_options){0});
-    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     check_exactly_once(100, 40);
     assert_int_equal(many.status[40], REPLOG_INVALID_ARGUMENT);
     assert_string_equal(many.text[40], "a bad record");
@@ -218,14 +223,14 @@ static void test_full(void **state) {
     fake.full = 3; /* and then there is room */
     replog_client *c = open_client(fake.endpoints, defaults);
     append_many(c, 20, -1, (replog_append_options){0});
-    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     check_exactly_once(20, -1);
     fake.full = 1000000;
     replog_append_options o = {.timeout_ms = 200};
     assert_int_equal(append(c, "y", o, NULL, &err), REPLOG_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "the disk is full"));
     fake.full = 0;
-    assert_int_equal(append(c, "z", o, NULL, &err), REPLOG_OK);
+    assert_int_equal(append(c, "z", (replog_append_options){0}, NULL, &err), REPLOG_OK);
     assert_int_equal(times("y"), 0);
     assert_int_equal(fake.opened, 1);
     replog_client_close(c);
@@ -236,19 +241,20 @@ static void test_deadline(void **state) {
     (void)state;
     replog_error err;
     replog_client *c = open_client(fake.endpoints, defaults);
-    replog_append_options o = {.timeout_ms = 150};
-    assert_int_equal(append(c, "a", o, NULL, &err), REPLOG_OK);
+    assert_int_equal(append(c, "a", (replog_append_options){0}, NULL, &err), REPLOG_OK);
     fake.silent = true;
+    /* enough time to be sent in, even here */
+    replog_append_options o = {.timeout_ms = 400};
     assert_int_equal(append(c, "late", o, NULL, &err), REPLOG_DEADLINE_EXCEEDED);
     assert_non_null(strstr(err.text, "outcome unknown"));
-    append_many(c, 5, -1, (replog_append_options){.timeout_ms = 3000});
+    append_many(c, 5, -1, (replog_append_options){0});
     fake_pause_ms(50);
     fake_lock();
     fake.silent = false;
     fake.leader = 1; /* the silent stream is useless: the next message on it is refused */
     fake_unlock();
     assert_int_equal(append(c, "b", (replog_append_options){0}, NULL, &err), REPLOG_OK);
-    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     check_exactly_once(5, -1);
     assert_int_equal(times("late"), 1);
     assert_int_equal(fake.opened, 1);
@@ -292,7 +298,7 @@ static void test_not_repeated(void **state) {
         replog_client *c = open_client(fake_address(2), co);
         fake.move_after = 30;
         append_many(c, 100, -1, ao);
-        assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+        assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
         int failed = 0;
         for (int i = 0; i < 100; i++) {
             char value[24];
@@ -341,7 +347,7 @@ static void test_mixed_levels(void **state) {
 static void test_all_away(void **state) {
     (void)state;
     replog_error err;
-    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 3000};
+    replog_append_options all = {.ack = REPLOG_ACK_ALL};
     uint64_t start = clock_mono_ms();
     replog_client *c = open_client(fake.endpoints, defaults);
     assert_int_equal(append(c, "a", all, NULL, &err), REPLOG_OK);
@@ -353,18 +359,21 @@ static void test_all_away(void **state) {
     fake.move_after = 1; /* admitted, the reply lost: repeated at the next leader */
     assert_int_equal(append(c, "d", all, NULL, &err), REPLOG_OK);
     assert_int_equal(times("d"), 1);
-    assert_true(clock_mono_ms() - start < 2500); /* no answer waits for a deadline to be seen */
+    /* no answer waits for a deadline to be seen */
+    assert_true(clock_mono_ms() - start < PATIENT_MS / 2);
     replog_client_close(c);
 }
 
 struct thread {
     pthread_t id;
     replog_client *client;
+    atomic_bool begun;
     replog_status status;
 };
 
 static void *append_in_thread(void *arg) {
     struct thread *t = arg;
+    t->begun = true;
     t->status = append(t->client, "thread", (replog_append_options){0}, NULL, NULL);
     return NULL;
 }
@@ -374,8 +383,8 @@ static void *append_in_thread(void *arg) {
 static void test_behind_unnumbered(void **state) {
     (void)state;
     replog_client *c = open_client(fake.endpoints, defaults);
-    replog_append_options quorum = {.timeout_ms = 300};
-    replog_append_options leader = {.ack = REPLOG_ACK_LEADER, .timeout_ms = 600, .single = true};
+    replog_append_options quorum = {0};
+    replog_append_options leader = {.ack = REPLOG_ACK_LEADER, .timeout_ms = 800, .single = true};
     replog_append_result r;
     replog_error err;
     assert_int_equal(append(c, "before", quorum, &r, &err), REPLOG_OK);
@@ -387,13 +396,14 @@ static void test_behind_unnumbered(void **state) {
     assert_int_equal(replog_append_async(c, b, &leader, on_answer, &many.answered[0], &err),
                      REPLOG_OK);
     replog_batch_free(b);
+    quorum.timeout_ms = 400;
     assert_int_equal(append(c, "a", quorum, &r, &err), REPLOG_DEADLINE_EXCEEDED);
     assert_int_equal(times("a"), 1);
     assert_null(strstr(err.text, "nothing was appended"));
     fake_lock();
     fake.behind = false;
     fake_unlock();
-    quorum.timeout_ms = 5000;
+    quorum.timeout_ms = 0;
     assert_int_equal(append(c, "b", quorum, &r, &err), REPLOG_OK);
     assert_int_equal(times("a"), 1);
     assert_int_equal(times("b"), 1);
@@ -403,19 +413,32 @@ static void test_behind_unnumbered(void **state) {
     replog_client_close(c);
 }
 
+/* Until an append has met silence. */
+static void fake_wait_held(void) {
+    bool held = false;
+    for (int i = 0; i < 30000 && !held; i++) {
+        fake_lock();
+        held = fake.held != NULL;
+        fake_unlock();
+        if (!held) fake_pause_ms(1);
+    }
+}
+
 /* The deadline of an ACK ALL whose call was under way while another append's passed, and that then
- * is refused until long after. */
-static void test_all_deadline(void **state) {
-    (void)state;
+ * is refused until long after. True when it was seen in time: on a busy machine a pause of 5 ms
+ * tells how late "in time" may be. */
+static bool all_deadline(void) {
+    fake_reset();
     replog_client *c = open_client(fake.endpoints, defaults);
-    replog_append_options all = {.ack = REPLOG_ACK_ALL, .timeout_ms = 800};
+    replog_append_options all = {.ack = REPLOG_ACK_ALL};
     assert_int_equal(append(c, "before", all, NULL, NULL), REPLOG_OK);
+    all.timeout_ms = 800;
     fake_lock();
     fake.silent = true;
     fake_unlock();
     uint64_t start = clock_mono_ms();
     append_many(c, 1, -1, all);
-    fake_pause_ms(50);
+    fake_wait_held();
     replog_error err;
     assert_int_equal(append(c, "short", (replog_append_options){.timeout_ms = 100}, NULL, &err),
                      REPLOG_DEADLINE_EXCEEDED);
@@ -425,11 +448,25 @@ static void test_all_deadline(void **state) {
     fake.silent = false;
     rpc_finish(fake.held, REPLOG_UNAVAILABLE, "stepped down");
     fake_unlock();
-    while (many.n == 0 && clock_mono_ms() < start + 1000) fake_pause_ms(5);
+    uint64_t now = clock_mono_ms(), late = 0;
+    while (many.n == 0 && now < start + PATIENT_MS / 2) {
+        uint64_t before = now;
+        fake_pause_ms(5);
+        now = clock_mono_ms();
+        if (now - before > 6 + late) late = now - before - 6;
+    }
     assert_int_equal(many.n, 1);
     assert_int_equal(many.status[0], REPLOG_DEADLINE_EXCEEDED);
-    assert_in_range(clock_mono_ms() - start, 750, 950);
+    assert_true(now - start >= 750);
     replog_client_close(c);
+    return now - start < 950 + 4 * late;
+}
+
+static void test_all_deadline(void **state) {
+    (void)state;
+    bool in_time = false;
+    for (int i = 0; i < 3 && !in_time; i++) in_time = all_deadline();
+    assert_true(in_time);
 }
 
 static void test_threads(void **state) {
@@ -457,10 +494,11 @@ static void test_close_in_flight(void **state) {
     append_many(c, 50, -1, (replog_append_options){0});
     struct thread thread = {.client = c};
     pthread_create(&thread.id, NULL, append_in_thread, &thread);
-    fake_pause_ms(50);
+    while (!thread.begun) fake_pause_ms(1);
+    fake_pause_ms(100);
     uint64_t start = clock_mono_ms();
     replog_client_close(c);
-    assert_true(clock_mono_ms() - start < 2000);
+    assert_true(clock_mono_ms() - start < PATIENT_MS / 2);
     pthread_join(thread.id, NULL);
     assert_int_equal(thread.status, REPLOG_CANCELLED);
     for (int i = 0; i < 50; i++) {
@@ -474,7 +512,7 @@ static void test_window(void **state) {
     replog_error err;
     replog_client *c = open_client(fake.endpoints, (replog_client_options){.window = 4});
     fake.silent = true;
-    append_many(c, 4, -1, (replog_append_options){.timeout_ms = 3000});
+    append_many(c, 4, -1, (replog_append_options){0});
     replog_append_options o = {.timeout_ms = 100};
     assert_int_equal(append(c, "x", o, NULL, &err), REPLOG_RESOURCE_EXHAUSTED);
     assert_int_equal(replog_flush(c, 50, &err), REPLOG_DEADLINE_EXCEEDED);
@@ -512,7 +550,7 @@ static void test_callback(void **state) {
     struct chain chain = {.c = c, .left = 20};
     replog_batch *b = one("chain");
     assert_int_equal(replog_append_async(c, b, NULL, on_chain, &chain, NULL), REPLOG_OK);
-    assert_int_equal(replog_flush(c, 5000, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     assert_int_equal(times("chain"), 21);
     assert_int_equal(chain.waiting, REPLOG_FAILED_PRECONDITION);
     assert_int_equal(chain.flushing, REPLOG_FAILED_PRECONDITION);

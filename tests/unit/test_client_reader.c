@@ -88,7 +88,7 @@ static void test_follow(void **state) {
     replog_error err;
     uint64_t start = clock_mono_ms();
     assert_int_equal(replog_reader_next(r, 100, &e, &err), REPLOG_DEADLINE_EXCEEDED);
-    assert_in_range(clock_mono_ms() - start, 95, 1000);
+    assert_in_range(clock_mono_ms() - start, 95, 20000);
     assert_int_equal(replog_reader_next(r, 50, &e, &err), REPLOG_DEADLINE_EXCEEDED);
     replog_reader_close(r);
 }
@@ -169,11 +169,11 @@ static void test_unary_deadline(void **state) {
     replog_truncate_result t;
     fake.leader = -1;
     uint64_t start = clock_mono_ms();
-    assert_int_equal(replog_truncate(client, 5, 200, &t, &err), REPLOG_UNAVAILABLE);
+    assert_int_equal(replog_truncate(client, 5, 500, &t, &err), REPLOG_UNAVAILABLE);
     assert_non_null(strstr(err.text, "not the leader"));
-    assert_in_range(clock_mono_ms() - start, 195, 1500);
+    assert_in_range(clock_mono_ms() - start, 495, 20000);
     fake.silent = true;
-    assert_int_equal(replog_truncate(client, 5, 200, &t, &err), REPLOG_DEADLINE_EXCEEDED);
+    assert_int_equal(replog_truncate(client, 5, 500, &t, &err), REPLOG_DEADLINE_EXCEEDED);
 }
 
 struct thread {
@@ -200,7 +200,7 @@ static void test_close_in_flight(void **state) {
     fake_pause_ms(100);
     uint64_t start = clock_mono_ms();
     replog_client_close(c);
-    assert_true(clock_mono_ms() - start < 2000);
+    assert_true(clock_mono_ms() - start < 10000);
     pthread_join(id, NULL);
     assert_int_equal(thread.status, REPLOG_CANCELLED);
 }

@@ -414,7 +414,7 @@ static void test_deadline(void **state) {
     assert_int_equal(rpc_unary(channel, LOG, "Get", &q.base, 200, NULL, NULL, &err),
                      REPLOG_DEADLINE_EXCEEDED);
     uint64_t took = clock_mono_ms() - begun;
-    assert_in_range(took, 190, 2000);
+    assert_in_range(took, 190, 20000);
     wait_for(&echo_counters.get_begun, 1);
     for (int i = 0; i < 500 && !echo_counters.closed_deadline && !echo_counters.closed_cancelled;
          i++)
@@ -502,7 +502,7 @@ static void test_restart(void **state) {
     rpc_call_unref(call);
     wait_for(&echo_counters.closed_unavailable, 1);
     replog_error err;
-    assert_int_equal(status_call(channel, 1000, &err), REPLOG_UNAVAILABLE);
+    assert_int_equal(status_call(channel, 20000, &err), REPLOG_UNAVAILABLE);
     struct rpc_server_options o = {.listen = address};
     server = echo_start(&o, NULL);
     assert_non_null(server);
@@ -514,7 +514,7 @@ static void test_restart(void **state) {
 /* A drain lets running calls finish, and tells newcomers to go elsewhere. */
 static void *drain_thread(void *unused) {
     (void)unused;
-    rpc_server_drain(server, 5000);
+    rpc_server_drain(server, 60000);
     return NULL;
 }
 
@@ -530,13 +530,13 @@ static void test_drain(void **state) {
     sleep_ms(100);
     send_number(call, 1, 8);
     wait_messages(&s, 2);
-    assert_int_equal(status_call(channel, 2000, NULL), REPLOG_UNAVAILABLE);
+    assert_int_equal(status_call(channel, 20000, NULL), REPLOG_UNAVAILABLE);
     rpc_end(call);
     wait_closed(&s);
     assert_int_equal(s.status, REPLOG_OK);
     uint64_t begun = clock_mono_ms();
     pthread_join(thread, NULL);
-    assert_true(clock_mono_ms() - begun < 2000);
+    assert_true(clock_mono_ms() - begun < 20000); /* not at its deadline */
     rpc_call_unref(call);
 }
 
