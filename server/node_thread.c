@@ -146,20 +146,12 @@ static void carry_out(struct node_loop *l, struct node_effect *fx) {
     }
 }
 
-/* Who waits most goes first: disks and followers for blocks, then clients for answers, then the
- * rest, such as news of the commit. */
-static int urgency(const struct node_effect *fx) {
-    if (fx->type == NODE_FX_REPLY) return 1;
-    if (fx->type == NODE_FX_SEND && fx->msg.kind == PEER_HELLO) return 0; /* nothing before it */
-    return fx->type == NODE_FX_SEND && fx->msg.blocks.size_bytes == 0 ? 2 : 0;
-}
-
 /* What goes to one connection goes at once. */
 static void carry_out_all(struct node_loop *l) {
-    for (int pass = 0; pass < 3; pass++) {
+    for (unsigned pass = 0; pass < NODE_PASSES; pass++) {
         rpc_batch_begin();
         for (size_t i = 0; i < l->fx.n; i++)
-            if (urgency(&l->fx.items[i]) == pass) carry_out(l, &l->fx.items[i]);
+            if (node_effect_pass(&l->fx.items[i]) == pass) carry_out(l, &l->fx.items[i]);
         rpc_batch_end();
     }
     node_effects_clear(&l->fx);

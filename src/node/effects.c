@@ -23,6 +23,12 @@ void node_effects_clear(struct node_effects *fx) {
     fx->n = 0;
 }
 
+unsigned node_effect_pass(const struct node_effect *fx) {
+    if (fx->type == NODE_FX_REPLY) return 1;
+    if (fx->type != NODE_FX_SEND || fx->msg.blocks.size_bytes > 0) return 0;
+    return fx->msg.kind == PEER_HELLO ? 0 : 2; /* nothing goes before a hello */
+}
+
 void node_effects_free(struct node_effects *fx) {
     free(fx->items);
     *fx = (struct node_effects){0};

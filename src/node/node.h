@@ -146,6 +146,11 @@ struct node_effects {
     size_t n, capacity;
 };
 void node_effects_clear(struct node_effects *fx); /* n = 0; releases nothing in the items */
+/* The shell may carry out the effects of several events together, in NODE_PASSES passes over all of
+ * them, each effect in the pass that this says: who waits most goes first (disks and followers for
+ * blocks, then clients for answers, then the rest, such as news of the commit). */
+enum { NODE_PASSES = 3 };
+unsigned node_effect_pass(const struct node_effect *fx);
 void node_effects_free(struct node_effects *fx);
 
 /* Loads state from wal and applier (sessions, CHECKPOINT, term runs; reads the headers of blocks
