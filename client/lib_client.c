@@ -39,7 +39,12 @@ static void *worker_main(void *arg) {
             uint64_t at = client_lane_step_locked(&c->lanes[i], now);
             if (at < wake) wake = at;
         }
-        if (c->next_expiry_ms < wake) wake = c->next_expiry_ms;
+        /* While another thread runs callbacks, deadlines wait for it: looking again at once would
+         * keep the lock from it. */
+        if (c->delivering)
+            c->worker_held_up = true;
+        else if (c->next_expiry_ms < wake)
+            wake = c->next_expiry_ms;
         if (again || wake <= now) continue;
         while (!c->woken && !c->stopping && client_cond_wait(&c->work, &c->mu, wake)) continue;
     }

@@ -559,6 +559,37 @@ static void test_callback(void **state) {
     replog_client_close(c);
 }
 
+/* A callback that takes its time, on the thread that brings answers, while another append's
+ * deadline passes. */
+static void on_slow(void *user, replog_status status, const replog_append_result *result,
+                    const replog_error *error) {
+    atomic_int *slow = user;
+    (void)result;
+    (void)error;
+    assert_int_equal(status, REPLOG_OK);
+    atomic_store(slow, 1);
+    fake_pause_ms(300);
+    atomic_store(slow, 2);
+}
+
+static void test_slow_callback(void **state) {
+    (void)state;
+    replog_client *c = open_client(fake.endpoints, defaults);
+    atomic_int slow = 0;
+    replog_batch *b = one("slow");
+    assert_int_equal(replog_append_async(c, b, NULL, on_slow, &slow, NULL), REPLOG_OK);
+    while (atomic_load(&slow) == 0) fake_pause_ms(1);
+    fake_lock();
+    fake.silent = true;
+    fake_unlock();
+    replog_error err;
+    replog_append_options o = {.timeout_ms = 100};
+    assert_int_equal(append(c, "late", o, NULL, &err), REPLOG_DEADLINE_EXCEEDED);
+    assert_int_equal(atomic_load(&slow), 2); /* one at a time */
+    replog_batch_free(b);
+    replog_client_close(c);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
@@ -580,6 +611,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_close_in_flight, before_each),
         cmocka_unit_test_setup(test_window, before_each),
         cmocka_unit_test_setup(test_callback, before_each),
+        cmocka_unit_test_setup(test_slow_callback, before_each),
     };
     fake_finish(cmocka_run_group_tests(tests, before_all, NULL));
 }
