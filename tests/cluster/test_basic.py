@@ -339,6 +339,18 @@ def test_bench_reports_its_figures(t):
         check(got["records_per_s"] > 0, f"bench {args}: {got}")
 
 
+def test_an_open_load_counts_from_when_appends_were_due(t):
+    c = t.cluster(3)
+
+    def bench(*args):
+        return c.cli("bench", "--seconds", "2", "--warmup", "0", *args, timeout=40).ok().json[-1]
+    even = bench("--rate", "50")
+    check(45 <= even["records_per_s"] <= 51 and even["late"] == 0, f"50 a second: {even}")
+    held_up = bench("--rate", "1000000", "--inflight", "2")
+    check(held_up["late"] > 0 and held_up["p50_us"] > 300000, f"far too many a second: {held_up}")
+    equal(c.cli("bench", "--rate", "5", "--read").rc, 2, "wrong usage")
+
+
 def test_memory_does_not_grow_with_the_log(t):
     c = t.cluster(3)
     needs(c[1].memory_kib("RssAnon") < 200 << 10, "a sanitizer's build is larger")
