@@ -5,7 +5,8 @@ set -euo pipefail
 
 usage() {
     echo "usage: deploy/packages.sh [--tests] [--list]"
-    echo "  --tests   also what the tests need (cmocka, Python with grpcio, clang and its tools)"
+    echo "  --tests   also what the tests need (cmocka, Python with grpcio, clang and its tools,"
+    echo "            and for tests/torture file systems, nftables, iproute2 and strace)"
     echo "  --list    print the names and install nothing"
 }
 
@@ -14,7 +15,8 @@ build=(build-essential cmake ninja-build pkg-config
     librocksdb-dev libxxhash-dev libmicrohttpd-dev libinih-dev)
 # libclang-rt-dev (the sanitizers' runtime for clang) follows clang's version in both releases.
 tests=(libcmocka-dev python3 python3-grpcio python3-protobuf
-    clang clang-tidy clang-format libclang-rt-dev procps)
+    clang clang-tidy clang-format libclang-rt-dev procps
+    e2fsprogs xfsprogs mount util-linux nftables iproute2 strace binutils)
 
 wanted=("${build[@]}")
 list_only=0

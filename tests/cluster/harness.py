@@ -243,9 +243,12 @@ class Cluster:
         def find():
             check(any(n.alive() for n in among),
                   f"every node has ended; node {among[0].id}: {among[0].log()[-500:]}")
-            status = self.status(at=endpoints)
             ids = [n.id for n in among]
-            return self[status["leader"]] if status and status["leader"] in ids else None
+            for at in (endpoints, *among):  # one by one, because one may not know
+                status = self.status(at=at)
+                if status and status["leader"] in ids:
+                    return self[status["leader"]]
+            return None
 
         return wait(find, timeout, "a leader among " + endpoints)
 
@@ -261,16 +264,19 @@ class Cluster:
             return None
         return next((m for m in status["members"] if m["id"] == node_id), None)
 
-    def wait_equal(self, timeout=20):
-        """Until all members are online, hold the whole log and agree on its chain; gives the status."""
+    def wait_equal(self, timeout=20, without=()):
+        """Until all members are online, hold the whole log and agree on its chain; gives the status.
+        `without`: nodes that are not asked."""
+        asked = [n for n in self.nodes if n not in without]
+        endpoints, ids = ",".join(n.address for n in asked), {n.id for n in asked}
 
         def same():
-            status = self.status()
+            status = self.status(at=endpoints)
             if not status or not status["leader"]:
                 return None
-            members = status["members"]
+            members = [m for m in status["members"] if m["id"] in ids]
             last = status["last_seq"]
-            good = (len(members) == len(self.nodes) and all(m["online"] for m in members)
+            good = (len(members) == len(ids) and all(m["online"] for m in members)
                     and all(m["match_seq"] == last == m["commit_seq"] == m["chain_seq"]
                             for m in members)
                     and len({m["chain"] for m in members}) == 1)

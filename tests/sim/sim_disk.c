@@ -227,6 +227,7 @@ static const char *rot_segment(struct sim_disk *disk, enum sim_rot rot, uint64_t
     if (table->list(table->ctx, SIM_DIR, note_segment, list, NULL) != REPLOG_OK || list->n == 0)
         goto out;
     size_t which = rng_between(rng, 0, list->n - 1);
+    if (rng_between(rng, 0, 1)) which = list->n - 1; /* the only one that is scanned */
     bool last = which == list->n - 1;
     snprintf(path, sizeof path, "%s/%s", SIM_DIR, list->names[which]);
     if (!load(disk, path, content)) goto out;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "sim_net.h"
 #include "sim_node.h"
+#include "sim_usurp.h"
 
 enum fault_kind {
     FAULT_PARTITION, /* two groups */
@@ -38,6 +39,7 @@ enum fault_kind {
     FAULT_ROT_DOWN,   /* while it is down */
     FAULT_WIPE,       /* an empty directory under the old identity */
     FAULT_WIPE_STORE, /* the store alone */
+    FAULT_USURP,      /* the leader is cut off, another one is elected, it comes back */
     N_FAULTS
 };
 _Static_assert((int)N_FAULTS <= (int)SIM_MAX_FAULT_KINDS, "room for their counts");
@@ -76,6 +78,7 @@ static const struct kind {
     [FAULT_ROT_DOWN] = {"rot-down", 10, 28},
     [FAULT_WIPE] = {"wipe", 4, 20},
     [FAULT_WIPE_STORE] = {"wipe-store", 4, 12},
+    [FAULT_USURP] = {"usurp", 24, 100},
 };
 
 struct fault {
@@ -83,8 +86,8 @@ struct fault {
     enum fault_kind kind;
     unsigned number, who;
     bool left_out;
-    /* of a flap */
-    unsigned times;
+    unsigned times;         /* of a flap */
+    struct sim_usurp usurp; /* of that */
 };
 
 struct sim_faults {
@@ -94,6 +97,8 @@ struct sim_faults {
     unsigned destroy_at_most;
     bool founded; /* the cluster was, on all members */
 };
+
+enum { ROT_TRIES = 4 }; /* not every kind finds something to damage */
 
 static uint64_t dice(struct fault *f, uint64_t low, uint64_t high) {
     return rng_between(&f->dice, low, high);
@@ -113,7 +118,7 @@ static void draw_options(struct sim *sim, uint64_t *rng) {
     sim->segment_bytes = (uint32_t)rng_between(rng, 1, 3) * 65536;
     sim->pool_segments = (uint32_t)rng_between(rng, 0, 3);
     unsigned mode = (unsigned)rng_between(rng, 1, 100);
-    sim->sync = mode <= 78 ? SIM_SYNC_ALWAYS : mode <= 90 ? SIM_SYNC_BATCH : SIM_SYNC_NONE;
+    sim->sync = mode <= 64 ? SIM_SYNC_ALWAYS : mode <= 90 ? SIM_SYNC_BATCH : SIM_SYNC_NONE;
     bool small = rng_between(rng, 0, 1);
     o->heartbeat_ms = heartbeat_ms;
     o->election_ms = election_ms;
@@ -227,18 +232,6 @@ void sim_faults_free(struct sim_faults *f) {
 /* ---- Network ----------------------------------------------------------------------------------
  */
 
-static void undo_block(struct sim *sim, void *arg, uint64_t ends) {
-    (void)arg;
-    sim_net_unblock(sim, (unsigned)(ends >> 8), (unsigned)(ends & 0xff));
-}
-
-static void block(struct sim *sim, unsigned from, unsigned to, enum sim_block how,
-                  uint64_t length_us) {
-    if (from == to) return;
-    sim_net_block(sim, from, to, how);
-    sim_after(sim, length_us, undo_block, NULL, (uint64_t)from << 8 | to);
-}
-
 /* Each end, clients too, is put on one of two sides; `bridge`, if any, on both. */
 static void partition(struct sim *sim, struct fault *f, unsigned bridge) {
     uint64_t side = 0;
@@ -249,7 +242,8 @@ static void partition(struct sim *sim, struct fault *f, unsigned bridge) {
             bool both_clients = a >= SIM_END_CLIENT && b >= SIM_END_CLIENT;
             bool a_client = a >= SIM_END_CLIENT || b >= SIM_END_CLIENT;
             if (both_clients || (a_client && !clients_too) || a == bridge || b == bridge) continue;
-            if ((side >> a & 1) != (side >> b & 1)) block(sim, a, b, SIM_CUT, f->length_us);
+            if ((side >> a & 1) != (side >> b & 1))
+                sim_net_block_for(sim, a, b, SIM_CUT, f->length_us);
         }
     }
 }
@@ -258,7 +252,7 @@ static void one_way(struct sim *sim, struct fault *f) {
     unsigned who = draw_node(sim, f);
     bool in = dice(f, 0, 1);
     for (unsigned k = 1; k <= sim->n_nodes; k++)
-        block(sim, in ? k : who, in ? who : k, SIM_CUT, f->length_us);
+        sim_net_block_for(sim, in ? k : who, in ? who : k, SIM_CUT, f->length_us);
 }
 
 static unsigned draw_end(struct sim *sim, struct fault *f) {
@@ -269,8 +263,8 @@ static unsigned draw_end(struct sim *sim, struct fault *f) {
 static void one_link(struct sim *sim, struct fault *f, enum sim_block how) {
     unsigned a = draw_node(sim, f), b = draw_end(sim, f);
     bool both = dice(f, 0, 1);
-    block(sim, a, b, how, f->length_us);
-    if (both) block(sim, b, a, how, f->length_us);
+    sim_net_block_for(sim, a, b, how, f->length_us);
+    if (both) sim_net_block_for(sim, b, a, how, f->length_us);
 }
 
 static void flap(struct sim *sim, void *arg, uint64_t tag) {
@@ -279,8 +273,8 @@ static void flap(struct sim *sim, void *arg, uint64_t tag) {
     f->times--;
     unsigned a = (unsigned)(tag >> 8), b = (unsigned)(tag & 0xff);
     uint64_t down_us = dice(f, 1000, 200000);
-    block(sim, a, b, SIM_CUT, down_us);
-    block(sim, b, a, SIM_CUT, down_us);
+    sim_net_block_for(sim, a, b, SIM_CUT, down_us);
+    sim_net_block_for(sim, b, a, SIM_CUT, down_us);
     if (dice(f, 0, 1)) sim_net_break(sim, a, b);
     sim_after(sim, down_us + dice(f, 1000, 200000), flap, f, tag);
 }
@@ -343,6 +337,21 @@ static void stop_member(struct sim *sim, void *arg, uint64_t life) {
     sim_member_start_after(m, 300000);
 }
 
+static void kill_member(struct sim *sim, void *arg, uint64_t life) {
+    struct sim_member *m = arg;
+    if (sim->quiet || !m->running || m->life != life) return;
+    sim_member_end(m, SIM_KILL, DISK_LOSE_NONE);
+    sim_member_start_after(m, 50000);
+}
+
+static void power_off(struct sim *sim, void *arg, uint64_t tag) {
+    struct sim_member *m = arg;
+    (void)tag;
+    if (sim->quiet || !m->running) return;
+    sim_member_end(m, SIM_POWER, sim_chance(sim, 50) ? DISK_LOSE_ALL : DISK_LOSE_RANDOM);
+    sim_member_start_after(m, sim_draw(sim, 20000, 800000));
+}
+
 static void transfer(struct sim *sim, struct sim_member *m, uint64_t to) {
     struct node_event ev = {.type = NODE_EV_TRANSFER, .peer = to};
     if (m->running) sim_node_post(sim, m->id, &ev);
@@ -400,14 +409,21 @@ static bool was_founded(struct sim *sim) {
 
 static bool rot(struct sim *sim, struct fault *f, struct sim_member *m) {
     if (!was_founded(sim) || !may_destroy(sim, m)) return false;
-    if (f->kind == FAULT_ROT_DOWN && m->running)
+    bool down = f->kind == FAULT_ROT_DOWN;
+    if (down && m->running)
         end_and_start(sim, f, m,
                       dice(f, 0, 1) && sim->sync != SIM_SYNC_NONE ? SIM_POWER : SIM_KILL);
-    enum sim_rot kind = (enum sim_rot)dice(f, 0, SIM_ROT_N - 1);
-    const char *done = sim_disk_rot(sim, &m->disk, kind, &f->dice);
+    const char *done = NULL;
+    for (int tries = 0; !done && tries < ROT_TRIES; tries++) {
+        enum sim_rot most = dice(f, 0, 2) ? SIM_ROT_SHORT : SIM_ROT_N - 1;
+        enum sim_rot kind = (enum sim_rot)dice(f, 0, most);
+        done = sim_disk_rot(sim, &m->disk, kind, &f->dice);
+    }
     if (!done) return false;
     sim_trace(sim, (unsigned)m->id, "rot: %s", done);
     sim_member_damaged(m, SIM_DISK_DAMAGED);
+    /* what a start makes of it */
+    if (!down && dice(f, 0, 1)) sim_after(sim, dice(f, 0, 200000), kill_member, m, m->life);
     return true;
 }
 
@@ -471,6 +487,8 @@ static bool disk_fault(struct sim *sim, struct fault *f, struct sim_member *m) {
     case FAULT_SYNC_ERROR:
         m->damage |= SIM_DISK_LIED;
         disk_mem_fail_syncs(m->disk.mem, 1);
+        /* what the page cache only pretends to have is gone with the power */
+        if (dice(f, 0, 1)) sim_after(sim, dice(f, 1000, 4000000), power_off, m, 0);
         return true;
     default:
         if (disk_mem_is_off(m->disk.mem)) return false;
@@ -512,8 +530,8 @@ static bool member_fault(struct sim *sim, struct fault *f, struct sim_member *m)
     }
 }
 
-/* True: it was of the network, or of all. */
-static bool wide_fault(struct sim *sim, struct fault *f) {
+/* True: it was of the network, or of all, and *done says whether it happened. */
+static bool wide_fault(struct sim *sim, struct fault *f, bool *done) {
     unsigned a; /* drawn first, whatever the compiler does with arguments */
     switch (f->kind) {
     case FAULT_PARTITION:
@@ -547,6 +565,9 @@ static bool wide_fault(struct sim *sim, struct fault *f) {
     case FAULT_POWER_ALL:
         power_all(sim, f);
         return true;
+    case FAULT_USURP:
+        *done = sim_usurp(sim, &f->usurp, f->dice);
+        return true;
     case FAULT_REGICIDE:
         sim->regicide_until_us = sim->now_us + 5 * f->length_us;
         return true;
@@ -561,7 +582,8 @@ static void happen(struct sim *sim, void *arg, uint64_t tag) {
     unsigned who = draw_node(sim, f);
     sim_trace(sim, 0, "fault %u: %s, member %u, %" PRIu64 " ms", f->number, kinds[f->kind].name,
               who, f->length_us / 1000);
-    bool done = wide_fault(sim, f) || member_fault(sim, f, sim_member(sim, who));
+    bool done = true;
+    if (!wide_fault(sim, f, &done)) done = member_fault(sim, f, sim_member(sim, who));
     sim->faults->counts[f->kind] += done;
 }
 

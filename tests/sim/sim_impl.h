@@ -9,6 +9,7 @@ struct sim_net;
 struct sim_member;
 struct sim_watch;
 struct sim_faults;
+struct sim_witness;
 
 struct sim_event {
     uint64_t at_us, order, tag;
@@ -32,6 +33,7 @@ struct sim {
     struct sim_net *net;
     struct sim_watch *watch;
     struct sim_faults *faults;
+    struct sim_witness *witness; /* may be NULL */
 
     bool unwatched;    /* the checkers look away: somebody lies, as nobody in a cluster does */
     char refused[240]; /* what the last refusal of a stream said */

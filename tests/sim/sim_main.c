@@ -16,6 +16,7 @@
 #include "sim_net.h"
 #include "sim_node.h"
 #include "sim_watch.h"
+#include "sim_witness.h"
 
 static const char *program;
 
@@ -50,6 +51,7 @@ static void run_one(const struct sim_options *options, struct result *result) {
     sim_faults_new(sim);
     sim->net = sim_net_new(sim);
     sim->watch = sim_watch_new(sim);
+    sim->witness = sim_witness_new(sim);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) sim->members[id] = sim_member_new(sim, id);
     static const char *const syncs[] = {"always", "batch", "none"};
     sim_trace(
@@ -81,6 +83,7 @@ static void run_one(const struct sim_options *options, struct result *result) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) sim_member_free(sim->members[id]);
     sim_net_free(sim->net);
     sim_watch_free(sim->watch);
+    sim_witness_free(sim->witness);
     sim_faults_free(sim->faults);
     sim_free(sim);
 }

@@ -46,6 +46,7 @@ struct sim_conn {
     bool moving[2]; /* an event will deliver */
     uint64_t up_us; /* since when */
     uint64_t bound; /* stream: the member that was welcomed on it */
+    bool greeted;   /* stream: its first message was sent, a hello */
     const struct sim_conn_ops *ops;
     void *user, *service;
 };
@@ -397,6 +398,18 @@ void sim_net_unblock(struct sim *sim, unsigned from, unsigned to) {
     if (--sim->net->blocks[from][to] == 0) schedule_all(sim);
 }
 
+static void undo_block(struct sim *sim, void *arg, uint64_t ends) {
+    (void)arg;
+    sim_net_unblock(sim, (unsigned)(ends >> 8), (unsigned)(ends & 0xff));
+}
+
+void sim_net_block_for(struct sim *sim, unsigned from, unsigned to, enum sim_block how,
+                       uint64_t length_us) {
+    if (from == to) return;
+    sim_net_block(sim, from, to, how);
+    sim_after(sim, length_us, undo_block, NULL, (uint64_t)from << 8 | to);
+}
+
 void sim_net_delay(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us) {
     sim->net->extra_us[from][to] = extra_us;
 }
@@ -508,6 +521,11 @@ bool sim_net_inject(struct sim *sim, uint64_t from, uint64_t to, struct peer_msg
         buffer_clear(&head);
         peer_encode(msg, &head);
         CHECK(!head.failed);
+        if (!c->greeted && msg->kind != PEER_HELLO) /* server/peers.c would end the stream */
+            sim_fail(sim,
+                     "[hello] node %" PRIu64 " begins its stream to %" PRIu64 " without a hello",
+                     from, to);
+        c->greeted = true;
         push(c, 0, PACKET_BYTES, head.data, head.size_bytes,
              blocks->blob ? blocks->blob->data + blocks->offset : NULL,
              blocks->blob ? blocks->size_bytes : 0);

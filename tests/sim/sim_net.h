@@ -40,6 +40,8 @@ enum sim_block { SIM_CLOG, SIM_CUT /* connections may break of it */ };
 /* Nothing passes that way; counted, so that faults may overlap. */
 void sim_net_block(struct sim *sim, unsigned from, unsigned to, enum sim_block how);
 void sim_net_unblock(struct sim *sim, unsigned from, unsigned to);
+void sim_net_block_for(struct sim *sim, unsigned from, unsigned to, enum sim_block how,
+                       uint64_t length_us);
 void sim_net_delay(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us);
 void sim_net_duplicate(struct sim *sim, unsigned from, unsigned to, unsigned percent);
 /* Breaks the connections between both; 0 for `b`: all of a's. */

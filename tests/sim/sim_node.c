@@ -170,12 +170,6 @@ static void carry_out(struct sim_member *m, struct node_effect *fx) {
     }
 }
 
-/* Who waits most goes first, as in server/node_thread.c. */
-static int urgency(const struct node_effect *fx) {
-    if (fx->type == NODE_FX_REPLY) return 1;
-    return fx->type == NODE_FX_SEND && fx->msg.blocks.size_bytes == 0 ? 2 : 0;
-}
-
 static void step(struct sim_member *m, struct sim_item *item) {
     struct node_event *ev = &item->ev;
     ev->now_ms = sim_member_mono_ms(m);
@@ -229,9 +223,9 @@ static void turn(struct sim *sim, void *arg, uint64_t gen) {
     free(items);
     if (n == 0 || now_ms - m->ticked_ms >= TICK_MS) tick(m);
     node_pump(m->node, &m->fx);
-    for (int pass = 0; pass < 3; pass++)
+    for (unsigned pass = 0; pass < NODE_PASSES; pass++)
         for (size_t i = 0; i < m->fx.n && !m->dying; i++)
-            if (urgency(&m->fx.items[i]) == pass) carry_out(m, &m->fx.items[i]);
+            if (node_effect_pass(&m->fx.items[i]) == pass) carry_out(m, &m->fx.items[i]);
     if (m->dying)
         drop_references(&m->fx);
     else
@@ -553,10 +547,8 @@ static void settle(struct sim_member *m) {
 
 void sim_member_damaged(struct sim_member *m, enum sim_damage damage) {
     m->damage |= (unsigned)damage;
-    if (damage == SIM_DISK_WIPED || damage == SIM_DISK_DAMAGED) {
-        m->excused = true;
-        sim_watch_destroyed(m);
-    }
+    if (damage == SIM_DISK_WIPED || damage == SIM_DISK_DAMAGED) m->excused = true;
+    if (damage == SIM_DISK_WIPED) sim_watch_destroyed(m);
 }
 
 void sim_member_free(struct sim_member *m) {

@@ -32,7 +32,9 @@ struct sim_member {
     bool running, paused, stopping;
     uint64_t resume_us;
     unsigned damage;
-    bool excused;         /* damaged: it may refuse to start, or stop itself */
+    bool excused; /* damaged: it may refuse to start, or stop itself */
+    uint64_t
+        leads_term; /* it took itself for this term's leader when last looked at; 0: for none */
     uint64_t start_tries; /* without success, in a row */
     bool start_pending;
     uint64_t start_at_us, start_gen;

@@ -88,6 +88,17 @@ static void check_committed(struct oracle *o, unsigned who, uint64_t seq) {
              who, seq, o->end_seq);
 }
 
+/* What a running member knows to be committed: where a leader's damaged log cannot be read, that is
+ * more than the watcher could tell of so far. */
+static uint64_t untold(const struct oracle *o) {
+    uint64_t most = 0;
+    for (uint64_t id = 1; any_damage(o) && id <= sim_n_nodes(o->sim); id++) {
+        uint64_t seq = sim_node_running(o->sim, id) ? sim_node_commit(o->sim, id) : 0;
+        if (seq > most) most = seq;
+    }
+    return most;
+}
+
 static struct oracle_doubt *doubt(struct oracle *o, uint64_t needs_seq) {
     o->doubts = oracle_grow(o->doubts, o->n_doubts, &o->doubts_capacity, sizeof *o->doubts);
     struct oracle_doubt *d = &o->doubts[o->n_doubts++];
@@ -102,6 +113,7 @@ void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
     sim_figures(sim)->client_checks++;
     if (get->found && get->seq > needs) needs = get->seq;
     check_committed(o, get->who, needs);
+    if (!get->found && untold(o) > needs) needs = untold(o); /* it may be deleted there */
     if (needs <= o->end_seq) {
         judge_get(o, get, 0);
     } else {
@@ -131,6 +143,8 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
                  "[get] node %" PRIu64 " serves seq %" PRIu64 " of key %u, nobody has committed it",
                  g->node, g->seq, key);
     if ((g->found && g->seq > o->end_seq) || n->served_seq > o->end_seq) return;
+    /* a leader whose log cannot be read by the watcher has deleted it in blocks not yet told */
+    if (!g->found && g->commit_seq > o->end_seq && any_damage(o)) return;
     const char *why = impossible(o, key, g->found, g->seq, n->served_seq);
     if (why)
         sim_fail(sim,

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "sim_witness.h"
 
 enum { PROBE_TOKENS = 1 << 20, PROBE_EVERY_US = 150000, LEADER_EVERY_MS = 60 };
 #define PROBE_TOKEN (UINT64_MAX - PROBE_TOKENS)
@@ -31,6 +32,8 @@ struct record {
     uint64_t promised_seq, promised_term;
     struct wal_vote promised_vote;
     uint64_t durable_seq; /* when it was last looked at */
+    unsigned cuts;        /* asked for and not yet done */
+    uint64_t cut_seq;     /* the least of them */
     uint64_t leader_term, leader_commit, leader_since_ms, looked_ms;
     uint64_t heard_ms[SIM_MAX_NODES + 1]; /* by its own clock */
     enum wal_founding founding;           /* told */
@@ -144,13 +147,24 @@ static uint64_t truth_end(const struct sim_watch *w) {
     return w->n_truth ? w->truth[w->n_truth - 1].end.seq : 0;
 }
 
-/* Whether the member's log has that very block; where it is running and now and then: it costs. */
+/* What of the node's log is durable. While a cut waits for the disk, what lies there above it is
+ * of the old tail: nothing of the new one can be durable. */
+static uint64_t durable_of(const struct sim_member *m) {
+    const struct record *r = record_of(m);
+    uint64_t durable =
+        m->sim->sync == SIM_SYNC_NONE ? wal_tail(m->wal).seq : wal_durable(m->wal).seq;
+    return r->cuts && durable > r->cut_seq ? r->cut_seq : durable;
+}
+
+/* Whether the member's log has that very block; where it is running, with each leader's first
+ * block, and now and then: it costs. */
 static bool holds(struct sim_member *m, const struct block_header *h) {
     struct wal_pos pos = {0};
     uint64_t last = block_last_seq(h);
-    bool look =
-        m->running && wal_base(m->wal).seq < last && rng_between(&m->sim->watch->rng, 1, 16) == 1;
-    if (!look) return true;
+    const struct sim_watch *w = m->sim->watch;
+    bool first = w->n_truth == 0 || w->truth[w->n_truth - 1].end.term != h->term;
+    bool now = rng_between(&m->sim->watch->rng, 1, 16) == 1 || first;
+    if (!m->running || wal_base(m->wal).seq >= last || !now) return true;
     sim_member_observe(m, true);
     bool same = wal_pos_at(m->wal, last, &pos, NULL) == REPLOG_OK && pos.chain == h->hash;
     sim_member_observe(m, false);
@@ -165,7 +179,7 @@ static void check_quorum(struct sim_member *m, const struct block_header *h) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         struct sim_member *k = sim_member(sim, id);
         struct record *r = record_of(k);
-        if (k->running) r->durable_seq = wal_durable(k->wal).seq;
+        if (k->running) r->durable_seq = durable_of(k);
         n += k->excused || (r->durable_seq >= last && holds(k, h));
     }
     if (n <= sim->n_nodes / 2)
@@ -188,6 +202,7 @@ static void truth_add(struct sim_member *m, const struct block_header *h, const 
     sim_note(m->sim, (unsigned)m->id, "first to say committed: seq, chain", block_last_seq(h),
              h->hash);
     sim_oracle_committed(m->sim, h, bytes);
+    sim_witness_committed(m->sim, m->id, block_last_seq(h));
 }
 
 /* A block that the member says is committed. */
@@ -331,6 +346,7 @@ void sim_watch_heard(struct sim_member *m, uint64_t peer) {
 static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     struct sim *sim = m->sim;
     struct record *r = record_of(m);
+    m->leads_term = s->role == RAFT_LEADER ? s->term : 0;
     if (s->role != RAFT_LEADER) return;
     reserve_term(sim, s->term);
     uint64_t *leader = &sim->watch->leaders[s->term];
@@ -345,6 +361,7 @@ static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
         r->leader_since_ms = sim_member_mono_ms(m);
         check_complete(m, s);
         if (sim->on_new_leader) sim->on_new_leader(sim, m->id);
+        sim_witness_leader(sim, m->id);
     }
     check_hears(m, s);
     if (s->commit_seq <= r->leader_commit) return;
@@ -391,12 +408,12 @@ static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
     if (raft->type == RAFT_VOTE) vote_is_given(m, raft->term, m->id);
     if (raft->type == RAFT_VOTE_REPLY && raft->ok) vote_is_given(m, raft->term, raft->to);
     if (raft->type != RAFT_APPEND_REPLY || !raft->ok) return;
-    uint64_t durable = wal_durable(m->wal).seq;
-    if (raft->seq > durable && m->sim->sync != SIM_SYNC_NONE)
+    uint64_t durable = durable_of(m);
+    if (raft->seq > durable)
         sim_fail(m->sim,
                  "[durable] member %" PRIu64 " tells %" PRIu64 " that seq %" PRIu64
-                 " is durable, and it is durable up to %" PRIu64,
-                 m->id, raft->to, raft->seq, durable);
+                 " is durable, and it is durable up to %" PRIu64 "%s",
+                 m->id, raft->to, raft->seq, durable, r->cuts ? "; a cut waits" : "");
     if (raft->seq > r->promised_seq) r->promised_seq = raft->seq;
 }
 
@@ -429,6 +446,10 @@ void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
     if (m->sim->unwatched) return;
     if (fx->type == NODE_FX_PUBLISH) record_of(m)->changed = true;
     if (fx->type == NODE_FX_WELCOME) check_welcome(m, fx->peer);
+    if (fx->type == NODE_FX_CUT) {
+        struct record *r = record_of(m);
+        if (r->cuts++ == 0 || fx->seq < r->cut_seq) r->cut_seq = fx->seq;
+    }
     if (fx->type == NODE_FX_SEND) {
         message_goes_out(m, &fx->msg);
         sim_note(m->sim, (unsigned)m->id, "sends to, kind", fx->peer,
@@ -506,6 +527,8 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
     sim_note(sim, (unsigned)m->id, "worker done: type, seq", ev->type, ev->seq);
     switch (ev->type) {
     case NODE_EV_CUT_DONE:
+        CHECK(r->cuts > 0);
+        r->cuts--;
         if (ev->seq < r->claimed_seq && !m->excused)
             sim_fail(sim,
                      "[committed] member %" PRIu64 " cuts its log at seq %" PRIu64
@@ -560,8 +583,7 @@ void sim_watch_turn(struct sim_member *m) {
     struct node_snapshot s;
     node_snapshot(m->node, &s);
     sim_note(m->sim, (unsigned)m->id, "commit, term", s.commit_seq, s.term);
-    uint64_t durable =
-        m->sim->sync == SIM_SYNC_NONE ? wal_tail(m->wal).seq : wal_durable(m->wal).seq;
+    uint64_t durable = durable_of(m);
     if (s.durable_seq > durable)
         sim_fail(m->sim,
                  "[durable-claim] member %" PRIu64 " counts seq %" PRIu64
@@ -584,8 +606,15 @@ void sim_watch_up(struct sim_member *m) {
     r->blind = false;
     r->changed = true;
     r->leader_term = 0;
+    r->cuts = 0;
     memset(r->heard_ms, 0, sizeof r->heard_ms);
     uint64_t known_term = vote.term > tail.term ? vote.term : tail.term;
+    /* A damaged log may refuse to be opened; what is opened is whole. */
+    if (m->excused && tail.seq < r->promised_seq)
+        sim_fail(m->sim,
+                 "[damage] member %" PRIu64 " opens its damaged log, up to seq %" PRIu64
+                 ", and had acknowledged %" PRIu64,
+                 m->id, tail.seq, r->promised_seq);
     if (!m->excused) {
         if (tail.seq < r->promised_seq)
             sim_fail(m->sim,
@@ -627,7 +656,8 @@ void sim_watch_down(struct sim_member *m) {
     struct record *r = record_of(m);
     wal_reader_close(r->reader);
     r->reader = NULL;
-    r->durable_seq = wal_durable(m->wal).seq;
+    r->durable_seq = durable_of(m);
+    m->leads_term = 0;
 }
 
 void sim_watch_destroyed(struct sim_member *m) {
@@ -683,7 +713,7 @@ static void probe(struct sim *sim, void *arg, uint64_t tag) {
 }
 
 bool sim_watch_reply(struct sim *sim, const struct node_effect *fx) {
-    if (fx->token < PROBE_TOKEN) return false;
+    if (fx->token < PROBE_TOKEN) return sim_witness_reply(sim, fx);
     struct sim_watch *w = sim->watch;
     sim_trace(sim, 0, "probe: %s %s", replog_status_name(fx->status), fx->text);
     if (fx->status == REPLOG_OK)

@@ -20,7 +20,7 @@ void sim_watch_effect(struct sim_member *m, const struct node_effect *fx);
 void sim_watch_heard(struct sim_member *m, uint64_t peer);
 /* One of its workers said that something is done. */
 void sim_watch_event(struct sim_member *m, const struct node_event *ev);
-/* It may have lost what it had. */
+/* It was wiped: it may have lost what it had. */
 void sim_watch_destroyed(struct sim_member *m);
 /* All faults have ended; the cluster must have healed; the run is over. */
 void sim_watch_healed(struct sim *sim);

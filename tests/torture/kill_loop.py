@@ -37,6 +37,7 @@ class KillLoop:
         self.loads = Loads(t, self.cluster, self.oracle, acks="qqm")
         self.counts = dict.fromkeys(("kills", "pauses", "stops", "cuts", "remounts", "checkpoints",
                                      "truncations"), 0)
+        t.tallies.append(lambda: self.counts)
         self.rounds = self.events = self.last_term = 0
 
     def make_disks(self, fs):
@@ -228,6 +229,7 @@ def restarts_in_peace(t):
     oracle = Oracle(3)
     loads = Loads(t, c, oracle, acks="qqm").start()
     restarts = 0
+    t.tallies.append(lambda: {"stops": restarts})
     while t.time_left() > 0 or restarts < 5:
         node = t.rng.choice(c.nodes)
         equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")

@@ -283,6 +283,7 @@ def test_a_member_of_three(t):
     loads = Loads(t, c, oracle, acks="qq").start(0.3)
     loads.wait_acknowledged(20)
     rounds, hits, ends = 150 if FULL else 6, 0, 0
+    t.tallies.append(lambda: {"failed allocations": hits})
     for i in range(rounds):
         leader = c.leader()
         victim = leader if i % 2 else t.rng.choice(c.others(leader))

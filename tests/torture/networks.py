@@ -78,6 +78,8 @@ class Net:
         needs(os.path.exists("/proc/self/ns/net") and self.possible(), "no network namespaces here")
         os.environ["PATH"] += ":/usr/sbin:/sbin"
         self.t, self.members = t, members
+        self.counts = {"partitions": 0, "other network faults": 0}
+        t.tallies.append(lambda: self.counts)
         self.bridge = Holder()
         self.hosts = {i: Holder() for i in [*range(1, members + 1), CLIENTS]}
         self.bridge.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0",
@@ -128,6 +130,7 @@ class Net:
 
     def cut(self, *pairs):
         """Nothing passes from the first to the second of each pair."""
+        self.counts["partitions"] += 1
         self.rules(*(self.drop(a, b) for a, b in pairs))
 
     def cut_both(self, *pairs):
@@ -135,6 +138,7 @@ class Net:
 
     def lose(self, percent):
         """Between all members, and the clients."""
+        self.counts["other network faults"] += 1
         numbers = list(self.hosts)
         self.rules(*(self.drop(a, b, percent) for a in numbers for b in numbers if a != b))
 
@@ -146,6 +150,7 @@ class Net:
         return sum(int(n) for n in re.findall(r"counter packets (\d+)", text))
 
     def link(self, number, state):
+        self.counts["partitions"] += state == "down"
         self.bridge.run("ip", "link", "set", f"p{number}", state)
 
     def shape(self, number, *qdisc):
@@ -154,6 +159,7 @@ class Net:
         subprocess.run([*self.bridge.inside, "tc", "qdisc", "del", "dev", port, "root"],
                        capture_output=True, check=False, timeout=30)
         if qdisc:
+            self.counts["other network faults"] += 1
             self.bridge.run("tc", "qdisc", "add", "dev", port, "root", *qdisc)
 
     def knows(self, *qdisc):

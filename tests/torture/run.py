@@ -11,6 +11,7 @@ import argparse
 import concurrent.futures
 import fnmatch
 import importlib
+import json
 import os
 import random
 import shutil
@@ -26,7 +27,10 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, HERE)
 
 import common  # noqa: E402
-from common import SLOW, Failure, Skip, Torture, harness  # noqa: E402
+from common import SLOW, Failure, Loss, Skip, Torture, harness  # noqa: E402
+
+TALLY = "tally.json"  # in a test's directory: what it counted
+BROKEN = "other broken promises"  # see Loss in oracle.py; what is lost or doubled counts there
 
 
 def discover():
@@ -49,9 +53,14 @@ def seconds_for(function, unit_s):
 def run_one(name, args):
     """In a process of its own: status 0 passed, 1 failed, 77 skipped (why on stdout)."""
     harness.die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # the kernel ends children and mounts
+
+    def too_late(*_):
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # the kernel ends children and mounts
+        raise Failure("it was told to end: it took too long")
+
+    signal.signal(signal.SIGTERM, too_late)
     test = Torture(args.bin, args.dir, args.seed, args.seconds)
-    status = 0
+    status, broken = 0, False
     try:
         discover()[name](test)
     except Skip as e:
@@ -61,18 +70,58 @@ def run_one(name, args):
         frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename.startswith(HERE)]
         trail = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(frames))
         print(f"{e} ({trail})")
-        status = 1
+        status, broken = 1, isinstance(e, Loss)
     except Exception:
         traceback.print_exc(file=sys.stdout)
         status = 1
     if status == 1:
         test.keep_evidence()
+    counts = test.tally()
+    broken = broken and not counts.get("lost") and not counts.get("doubled")
+    with open(os.path.join(args.dir, TALLY), "w", encoding="utf-8") as f:
+        json.dump({**counts, BROKEN: int(broken)}, f)
     try:
         test.finish()
     except Failure as e:
         print(e)
         status = 1
     return status
+
+
+class Tallies:
+    """What the tests counted, by kind (the module) and in all."""
+
+    FIRST = ("acknowledged", "kills", "cuts", "partitions", "lost", "doubled", BROKEN)
+
+    def __init__(self):
+        self.tests, self.sums = {}, {}
+
+    def add(self, name, directory):
+        path = os.path.join(directory, TALLY)
+        if not os.path.exists(path):
+            return
+        with open(path, encoding="utf-8") as f:
+            counts = json.load(f)
+        kind = name.split(".")[0]
+        self.tests[kind] = self.tests.get(kind, 0) + 1
+        sums = self.sums.setdefault(kind, {})
+        for what, n in counts.items():
+            sums[what] = sums.get(what, 0) + n
+
+    def line(self, sums):
+        rest = sorted(what for what, n in sums.items() if n and what not in self.FIRST)
+        return ", ".join(f"{what.replace('_', ' ')} {sums.get(what, 0)}"
+                         for what in [*self.FIRST, *rest])
+
+    def lines(self):
+        counted = {k: s for k, s in sorted(self.sums.items()) if s.get("acknowledged")}
+        every = {}
+        for sums in self.sums.values():
+            for what, n in sums.items():
+                every[what] = every.get(what, 0) + n
+        for kind, sums in counted.items():
+            yield f"torture: {kind} ({self.tests[kind]} tests): {self.line(sums)}"
+        yield f"torture: in all: {self.line(every)}"
 
 
 def tails(directory, lines=12):
@@ -90,7 +139,7 @@ def tails(directory, lines=12):
 class Runner:
     def __init__(self, args, base):
         self.args, self.base, self.processes = args, base, set()
-        self.counts = {0: 0, 1: 0, 77: 0}
+        self.counts, self.tallies = {0: 0, 1: 0, 77: 0}, Tallies()
 
     def in_process(self, name, seconds):
         """Starts this program again for one test; ends its whole group when it takes too long."""
@@ -110,13 +159,22 @@ class Runner:
             out, _ = process.communicate(timeout=limit)
             status = process.returncode
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, _ = process.communicate()
+            out = self.stop_late(process)
             out += f"no end after {limit:.0f} s".encode()
             status = 1
         self.processes.discard(process)
         text = out.decode(errors="replace").strip()
         return name, status, text, time.monotonic() - begin, directory
+
+    @staticmethod
+    def stop_late(process):
+        """It shall say where it hangs and keep what there is to look at, within a minute."""
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.communicate()[0]
 
     def end(self):
         for process in self.processes:
@@ -138,6 +196,7 @@ class Runner:
             tails(directory)
             print(f"  -- everything is in {directory}; again: --seed {self.args.seed}")
         sys.stdout.flush()
+        self.tallies.add(name, directory)
         if status != 1 and not self.args.keep:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -218,6 +277,8 @@ def main(argv=None):
     counts = runner.counts
     if not counts[1] and not args.keep:
         shutil.rmtree(base, ignore_errors=True)
+    for line in runner.tallies.lines():
+        print(line)
     print(f"torture: {counts[0]} passed, {counts[1]} failed, {counts[77]} skipped")
     return 1 if counts[1] else 0
 
