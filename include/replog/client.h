@@ -17,11 +17,13 @@
  * Threads: a client may be used by any number of threads at a time; appends are sent in the order
  * in which the calls found their place in the window (of one thread: in the order of its calls).
  * Appends with REPLOG_ACK_ALL travel apart, one at a time, so that a member that is away holds up
- * nothing else: they are in order among themselves only. A batch and a reader belong to one thread
- * at a time. Callbacks run on threads of the library, one at a time for one client, in the order
- * of the appends (one whose deadline passes is answered then, before others that still wait); they
- * must not block, as nothing else is heard of meanwhile, and may call replog_append_async (which
- * then never waits: RESOURCE_EXHAUSTED when the window is full). Whatever waits for the cluster is
+ * nothing else: they are in order among themselves only. An append without exactly-once that is
+ * refused for want of space is tried again, and may then stand behind later ones of the same
+ * thread. A batch and a reader belong to one thread at a time.
+ * Callbacks run on threads of the library, one at a time for one client, in the order of the
+ * appends (one whose deadline passes is answered then, before others that still wait). They must
+ * not block, as nothing else is heard of meanwhile, and may call replog_append_async (which then
+ * never waits: RESOURCE_EXHAUSTED when the window is full). Whatever waits for the cluster is
  * refused there (FAILED_PRECONDITION).
  *
  * Deadlines: every call has one (its timeout_ms, or the client's); until then it looks for a node
