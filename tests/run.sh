@@ -150,16 +150,16 @@ section "unit tests under AddressSanitizer and UBSan"
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:exitcode=99
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if build asan; then
-    suite unit 600 bash -c "unit_tests '$root/build-asan'"
+    suite unit 1200 bash -c "unit_tests '$root/build-asan'"
 fi
 
 if [ "$fast" = 0 ]; then
     python=/usr/bin/python3
     section "release build, cluster tests"
     if build release; then
-        suite cluster 600 "$python" tests/cluster/run.py --bin build/bin -j 2
+        suite cluster 1500 "$python" tests/cluster/run.py --bin build/bin -j 2
         section "quickstart"
-        if step 300 "$logs/quickstart.log" bash deploy/quickstart.sh --no-install; then
+        if step 600 "$logs/quickstart.log" bash deploy/quickstart.sh --no-install; then
             pass "quickstart"
         else
             fail "quickstart"
@@ -167,26 +167,26 @@ if [ "$fast" = 0 ]; then
         fi
 
         section "simulator"
-        suite sim 300 bash -c "unit_tests '$root/build' '-L sim'"
-        suite sim-fresh 300 bash -c "fresh_seeds 100"
+        suite sim 900 bash -c "unit_tests '$root/build' '-L sim'"
+        suite sim-fresh 900 bash -c "fresh_seeds 100"
         section "deliberate bugs, which the simulator must find"
-        suite mutants 400 "$python" tests/sim/mutants.py --build build-mutants --jobs 2 --within 40
+        suite mutants 1200 "$python" tests/sim/mutants.py --build build-mutants --jobs 2 --within 40
         section "torture"
-        suite torture 400 "$python" tests/torture/run.py --bin build/bin -j 2
+        suite torture 1500 "$python" tests/torture/run.py --bin build/bin -j 2
     fi
 
     section "the same with clang"
     build clang
 
     section "fuzzers"
-    suite fuzz 400 bash tests/fuzz/run.sh --seconds 2 --jobs 2
+    suite fuzz 900 bash tests/fuzz/run.sh --seconds 2 --jobs 2
 
     section "cluster tests under the sanitizers"
     for preset in asan tsan; do
         [ "$preset" = asan ] || build tsan replogd replog || continue
         [ -x "build-$preset/bin/replogd" ] || continue
         export TSAN_OPTIONS="suppressions='$root/tests/tsan.supp' halt_on_error=0 exitcode=98"
-        REPLOG_TEST_SLOW=4 ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 step 300 "$logs/smoke-$preset.log" \
+        REPLOG_TEST_SLOW=4 ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 step 900 "$logs/smoke-$preset.log" \
             "$python" tests/cluster/run.py --bin "build-$preset/bin" --smoke -j 2
         sed -i -E "s/^(ok|FAILED|skipped) cluster /\1 cluster ($preset) /" "$logs/smoke-$preset.log"
         count "$logs/smoke-$preset.log" || fail "cluster ($preset)"

@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="a few tests only, for slow builds")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--keep", action="store_true", help="keep the directories of passed tests too")
-    parser.add_argument("--timeout", type=float, default=90, help="seconds for one test")
+    parser.add_argument("--timeout", type=float, default=240, help="seconds for one test")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--dir", help="where tests keep their data (a new directory)")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in basic.* or *leader*")

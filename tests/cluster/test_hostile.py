@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 
-from harness import Appender, check, check_once, equal, wait
+from harness import PATIENCE, Appender, check, check_once, equal, wait
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -39,7 +39,7 @@ def connect(node, timeout=10):
 
 def closed_within(sock, seconds):
     """Reads until the other side closes; False when it does not in time."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     sock.settimeout(0.5)
     while time.monotonic() < end:
         try:

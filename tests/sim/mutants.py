@@ -22,6 +22,7 @@ ROOT = HERE.parent.parent
 LIST = HERE / "mutants.txt"
 SEED_SECONDS = 60  # real time for one seed: far more than any takes
 SLACK = 4  # --update states so many times the seeds that were needed
+LEAST = 8  # and not less than this: a new fault draws other seeds
 
 
 def build(directory, jobs):
@@ -46,16 +47,20 @@ def read_limits():
     return limits
 
 
+def limit_of(seeds):
+    return max(LEAST, SLACK * seeds)
+
+
 def write_limits(needed):
     """Replaces the numbers in the list, and nothing else of it."""
     lines, known = [], set()
     for line in LIST.read_text().splitlines():
         words = line.split("#")[0].split()
         if words and words[0] in needed:
-            line = re.sub(r"^(\S+\s+)\d+", rf"\g<1>{SLACK * needed[words[0]]}", line)
+            line = re.sub(r"^(\S+\s+)\d+", rf"\g<1>{limit_of(needed[words[0]])}", line)
         known.update(words[:1])
         lines.append(line)
-    lines += [f"{name:28} {SLACK * n}" for name, n in needed.items() if name not in known]
+    lines += [f"{name:28} {limit_of(n)}" for name, n in needed.items() if name not in known]
     LIST.write_text("\n".join(lines) + "\n")
 
 

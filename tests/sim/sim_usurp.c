@@ -82,8 +82,8 @@ static void draw_side(struct sim *sim, struct sim_usurp *u) {
     for (; n > 0; n--) u->side |= UINT64_C(1) << rng_between(&u->dice, 1, sim->n_nodes);
 }
 
-/* It stands still. What the others have answered before comes first when it goes on, or while it
- * still sleeps: then a question that came meanwhile is behind answers to older ones. */
+/* It stands still, with answers of the others on the way. They arrive while it sleeps, behind the
+ * questions that came meanwhile, and answer rounds that began before those. */
 static void stand_still(struct sim *sim, struct sim_usurp *u, uint64_t us) {
     uint64_t heartbeat_us = 1000 * (uint64_t)sim->node_options.heartbeat_ms;
     uint64_t before_us = rng_between(&u->dice, 0, heartbeat_us + heartbeat_us / 2);

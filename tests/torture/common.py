@@ -152,9 +152,21 @@ class Load:
         try:
             status = self.process.wait(timeout * SLOW)
         except subprocess.TimeoutExpired:
-            raise Failure(f"the load {self.name} did not end in {timeout * SLOW:.0f} s") from None
+            raise Failure(f"the load {self.name} did not end in {timeout * SLOW:.0f} s: "
+                          f"{self.stacks()}") from None
         equal(status, 0, f"exit status of the load {self.name}")
         self.t.loads.remove(self)
+
+    def stacks(self):
+        """Where its threads hang, if there is a gdb; in the test's directory."""
+        path = os.path.join(self.t.dir, f"load-{self.name}.stacks")
+        if not shutil.which("gdb"):
+            return "no gdb here"
+        with open(path, "wb") as f, contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["gdb", "-p", str(self.process.pid), "-batch", "-ex",
+                            "thread apply all bt 20"], stdin=subprocess.DEVNULL, stdout=f,
+                           stderr=subprocess.DEVNULL, timeout=60, check=False)
+        return f"see {path}"
 
 
 SHAPES = (
@@ -193,7 +205,7 @@ class Loads:
         wanted = count() + more
         wait(lambda: count() >= wanted, timeout, f"{more} more appends acknowledged")
 
-    def stop(self, timeout=90):
+    def stop(self, timeout=180):
         for load in self.running:
             load.stop_sending()
         for load in self.running:

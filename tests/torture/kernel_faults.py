@@ -84,7 +84,7 @@ class Script:
 
     def admin(self, *command):
         """A command that is asked for until it is done."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while self.cluster.cli(*command, call_ms=400).rc != 0:
             check(time.monotonic() < deadline, f"{command} is never done: {self.node.log()[-500:]}")
             self.revive(True)
@@ -127,11 +127,11 @@ class Script:
 
     def append(self, sent, batch=5):
         """Appends through one client, reviving the node when it ends; the answers."""
-        client = Appender(self.cluster, batch=batch, prefix="x", call_ms=20000)
+        client = Appender(self.cluster, batch=batch, prefix="x", call_ms=60000)
         data = "".join(line + "\n" for b in sent for line in b).encode()
         feeder = threading.Thread(target=self.feed, args=(client, data), daemon=True)
         feeder.start()
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 90
         while client.process.poll() is None:
             check(time.monotonic() < deadline,
                   f"the client does not finish: {len(client.acknowledged())} of {len(sent)}; "

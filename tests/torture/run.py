@@ -219,14 +219,14 @@ def arguments(argv):
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--keep", action="store_true", help="keep directories of passed tests too")
     parser.add_argument("--timeout", type=float,
-                        help="seconds for one test (120; 1800 with --full), beside its own time")
+                        help="seconds for one test (400; 1800 with --full), beside its own time")
     parser.add_argument("--dir", help="where tests keep their data (a new directory)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in power_cut.*")
     args = parser.parse_args(argv)
     args.bin = os.path.abspath(args.bin)
-    args.timeout = args.timeout or (1800 if args.full else 120)
+    args.timeout = args.timeout or (1800 if args.full else 400)
     if args.seed is None:
         args.seed = random.SystemRandom().getrandbits(31)
     return args
