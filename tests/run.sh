@@ -170,7 +170,7 @@ if [ "$fast" = 0 ]; then
         suite sim 900 bash -c "unit_tests '$root/build' '-L sim'"
         suite sim-fresh 900 bash -c "fresh_seeds 100"
         section "deliberate bugs, which the simulator must find"
-        suite mutants 1200 "$python" tests/sim/mutants.py --build build-mutants --jobs 2 --within 40
+        suite mutants 1200 "$python" tests/sim/mutants.py --build build-mutants --jobs 2
         section "torture"
         suite torture 1500 "$python" tests/torture/run.py --bin build/bin -j 2
     fi

@@ -6,7 +6,7 @@ without the bug. Builds a replog-sim with the switches first, unless --bin names
 Prints "ok mutant NAME ..." or "FAILED mutant NAME: why" for each, and a table at the end.
 
 usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--within N] [--update] [NAME...]
---within N: only those whose stated number of seeds is at most N (continuous integration)
+--within N: only those whose stated number of seeds is at most N (a shorter run)
 """
 import argparse
 import concurrent.futures

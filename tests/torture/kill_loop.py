@@ -26,6 +26,7 @@ class KillLoop:
     EVENTS = (("kill_leader", 4), ("kill_follower", 3), ("kill_two", 2), ("kill_all", 1),
               ("pause_leader", 3), ("pause_follower", 2), ("pause_two", 1), ("stop", 1),
               ("remount", 2), ("cut", 3), ("cut_all", 1), ("kill_while_paused", 1),
+              ("kill_alone", 2),
               ("checkpoint", 2), ("truncate", 2))
 
     def __init__(self, t, sync, fs="ext4", env=None):
@@ -121,6 +122,22 @@ class KillLoop:
         time.sleep(self.rng.uniform(0, 0.3))
         self.kill(victim)
         sleeper.resume()
+
+    def kill_alone(self):
+        """A leader writes on while nobody hears it, dies, and finds when it is back that the others
+        went on without it: what it had alone is cut."""
+        leader = self.leader()
+        others = self.cluster.others(leader)
+        for node in others:
+            node.pause()
+        self.counts["pauses"] += len(others)
+        time.sleep(self.rng.uniform(0.05, 0.4))
+        leader.kill()
+        for node in others:
+            node.resume()
+        self.counts["kills"] += 1
+        time.sleep(self.rng.choice((0, self.rng.uniform(0.3, 2))))
+        self.start([leader])
 
     def stop(self):
         """SIGTERM: it hands over, drains and flushes."""

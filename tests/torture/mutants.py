@@ -11,6 +11,7 @@ import time
 
 from common import Failure, check, is_loss, needs, timed
 from kill_loop import kill_loop
+from networks import partitions
 from power_cut import one_node, three_nodes, wal_alone
 
 PATIENCE_S = 90  # for each
@@ -28,7 +29,7 @@ MUTANTS = {
     "QUORUM_ACK_ON_ONE_DISK": (kill_loop, {}),
     "SESSIONS_LOST_AT_RESTART": (kill_loop, {}),
     "FORGET_UNAPPLIED_APPENDS": (kill_loop, {}),
-    "PENDING_SURVIVES_OFFICE": (kill_loop, {}),
+    "PENDING_SURVIVES_OFFICE": (partitions, {}),
     "PROBE_STAYS": (kill_loop, {}),
     "COMMITTED_AT_RESTART": (kill_loop, {}),
 }

@@ -507,9 +507,10 @@ def draw_fault(rng, net):
     return kind
 
 
-def partitions(t):
+def partitions(t, env=None):
     """Drawn faults one after another, each healed before the clients' patience ends."""
-    w = World(t)
+    with environment(**(env or {})):
+        w = World(t)
     kinds, slowest = {}, 0
     while t.time_left() > 0:
         for _ in range(t.rng.randrange(1, 4)):
