@@ -168,7 +168,7 @@ if [ "$fast" = 0 ]; then
 
         section "simulator"
         suite sim 900 bash -c "unit_tests '$root/build' '-L sim'"
-        suite sim-fresh 900 bash -c "fresh_seeds 100"
+        suite sim-fresh 900 bash -c "fresh_seeds 300"
         section "deliberate bugs, which the simulator must find"
         suite mutants 1200 "$python" tests/sim/mutants.py --build build-mutants --jobs 2
         section "torture"

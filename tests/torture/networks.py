@@ -21,7 +21,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "cluster"))
 
-from common import FULL, SLOW, Loads, Oracle, agree, check_stores, timed  # noqa: E402
+from common import (FULL, SLOW, Loads, Oracle, agree, check_stores, environment,  # noqa: E402
+                    timed)
 from harness import Cluster, Node, check, die_with_parent, equal, needs, wait  # noqa: E402
 from test_grpc import Stub, grpc  # noqa: E402
 
