@@ -281,8 +281,9 @@ class Cluster:
             members = [m for m in status["members"] if m["id"] in ids]
             last = status["last_seq"]
             good = (len(members) == len(ids) and all(m["online"] for m in members)
-                    and all(m["match_seq"] == last == m["commit_seq"] == m["chain_seq"]
-                            for m in members)
+                    # one that is left out holds back the seq at which chains are compared
+                    and all(m["match_seq"] == last == m["commit_seq"]
+                            and (without or m["chain_seq"] == last) for m in members)
                     and len({m["chain"] for m in members}) == 1)
             return status if good else None
 
