@@ -1,5 +1,6 @@
 """A stock gRPC client that nobody here wrote: grpcio, over the public protocol."""
 
+import importlib
 import os
 import queue
 import shutil
@@ -19,20 +20,25 @@ except ImportError:
     grpc = None
 
 
+def messages_of(t, name):
+    """The classes of proto/NAME.proto's messages, made by protoc."""
+    needs(grpc, "no python3-grpcio")
+    needs(shutil.which("protoc"), "no protoc")
+    out = os.path.join(t.dir, "pb")
+    if not os.path.isdir(out):
+        os.mkdir(out)
+        sys.path.insert(0, out)
+    if not os.path.exists(os.path.join(out, f"{name}_pb2.py")):
+        subprocess.run(["protoc", "-I", os.path.join(ROOT, "proto"), f"--python_out={out}",
+                        f"{name}.proto"], check=True)
+    return importlib.import_module(f"{name}_pb2")
+
+
 class Stub:
     """The methods of replog.v1.Log and grpc.health.v1.Health on one node."""
 
     def __init__(self, t, node):
-        needs(grpc, "no python3-grpcio")
-        needs(shutil.which("protoc"), "no protoc")
-        out = os.path.join(t.dir, "pb")
-        if not os.path.isdir(out):
-            os.mkdir(out)
-            subprocess.run(["protoc", "-I", os.path.join(ROOT, "proto"), f"--python_out={out}",
-                            "replog.proto", "health.proto"], check=True)
-            sys.path.insert(0, out)
-        import health_pb2
-        import replog_pb2
+        replog_pb2, health_pb2 = messages_of(t, "replog"), messages_of(t, "health")
         self.pb, self.health_pb = replog_pb2, health_pb2
         self.channel = grpc.insecure_channel(node.address)
         log, health = "/replog.v1.Log/", "/grpc.health.v1.Health/"

@@ -1,14 +1,10 @@
 """The streams between members, spoken by a stock gRPC client in a member's place."""
 
-import os
 import queue
-import shutil
-import subprocess
-import sys
 import time
 
-from harness import check, equal, needs, wait
-from test_grpc import ROOT, grpc
+from harness import check, equal, wait
+from test_grpc import grpc, messages_of
 
 
 class Member:
@@ -33,16 +29,7 @@ class Member:
 
 
 def pb(t):
-    needs(grpc, "no python3-grpcio")
-    needs(shutil.which("protoc"), "no protoc")
-    out = os.path.join(t.dir, "peer-pb")
-    if not os.path.isdir(out):
-        os.mkdir(out)
-        subprocess.run(["protoc", "-I", os.path.join(ROOT, "proto"), f"--python_out={out}",
-                        "peer.proto"], check=True)
-        sys.path.insert(0, out)
-    import peer_pb2
-    return peer_pb2
+    return messages_of(t, "peer")
 
 
 def identity_of(t, node):
