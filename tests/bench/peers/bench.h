@@ -5,7 +5,9 @@
  * the next. A latency runs from just before the call that sends to the answer. What is answered
  * after the warm-up and before the end counts; every answer is checked, and the first bad one ends
  * the program. At the end the generator asks the peer how many records it holds: "held" must be
- * at least "answered", which counts all, the warm-up too. */
+ * at least "answered", which counts all, the warm-up too. "mean_inflight" is how many requests were
+ * on the way on the average while it counted: much below the window, the generator was the limit.
+ */
 #ifndef BENCH_PEERS_BENCH_H
 #define BENCH_PEERS_BENCH_H
 
@@ -31,7 +33,7 @@ struct bench {
     char *value;                /* size_bytes, not to be changed */
     uint64_t from_ns, end_ns;   /* from_ns to end_ns counts */
     uint64_t answered, counted; /* records */
-    double latency_sum_ns;      /* of what counted: over the time it gives the mean window */
+    double busy_ns;             /* of all requests, the part in from_ns to end_ns */
     struct histogram latency;
 };
 
@@ -86,10 +88,12 @@ static inline void bench_begin(struct bench *b) {
 /* One request that was sent at `sent_ns` is answered well. False: send no more. */
 static inline bool bench_answer(struct bench *b, uint64_t sent_ns) {
     uint64_t now_ns = bench_now_ns();
+    uint64_t first_ns = sent_ns > b->from_ns ? sent_ns : b->from_ns;
+    uint64_t last_ns = now_ns < b->end_ns ? now_ns : b->end_ns;
     b->answered += b->batch;
+    if (last_ns > first_ns) b->busy_ns += (double)(last_ns - first_ns);
     if (now_ns >= b->from_ns && now_ns < b->end_ns) {
         b->counted += b->batch;
-        b->latency_sum_ns += (double)(now_ns - sent_ns);
         histogram_add(&b->latency, now_ns - sent_ns);
     }
     return now_ns < b->end_ns;
@@ -106,7 +110,7 @@ static inline void bench_report(const struct bench *b, uint64_t held) {
            "\"answered\":%" PRIu64 ",\"held\":%" PRIu64 "}\n",
            rate, rate * (double)b->size_bytes / (1 << 20), bench_us(b, 500), bench_us(b, 900),
            bench_us(b, 990), bench_us(b, 999), (double)b->latency.max / 1000.0,
-           b->latency_sum_ns / (b->seconds * 1e9), b->answered, held);
+           b->busy_ns / (b->seconds * 1e9), b->answered, held);
     fflush(stdout);
 }
 

@@ -7,7 +7,8 @@ state=$(cd "${1:?}" && pwd) || exit 1
 shift
 cd "$(dirname "$0")/../../.." || exit 1
 peers=tests/bench/peers
-flags=(-O2 -std=gnu11 -Wall -Wextra -Wconversion -Wshadow -I. -Isrc -Iinclude "-I$peers")
+flags=(-O2 -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow
+    -I. -Isrc -Iinclude "-I$peers")
 
 compile() { # NAME ARGUMENT...
     local name=$1

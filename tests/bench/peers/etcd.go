@@ -32,6 +32,7 @@ type load struct {
 type figures struct {
 	answered  int             // requests
 	latencies []time.Duration // of those that count
+	busy      time.Duration   // of all, the part between from and end
 }
 
 func die(args ...interface{}) {
@@ -59,7 +60,7 @@ func dial(endpoints ...string) *clientv3.Client {
 func findLeader(urls []string) string {
 	c := dial(urls...)
 	defer c.Close()
-	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+	for tries := 0; tries < 10*int(patience.Seconds()); tries++ {
 		for _, url := range urls {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			status, err := c.Status(ctx, url)
@@ -68,6 +69,7 @@ func findLeader(urls []string) string {
 				return url
 			}
 		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	die("no leader")
 	return ""
@@ -116,6 +118,7 @@ func (l *load) run(window int, f *figures) {
 		l.put(c, n*l.batch)
 		now := time.Now()
 		f.answered++
+		f.busy += overlap(sent, now, l.from, l.end)
 		if !now.Before(l.end) {
 			return
 		}
@@ -123,6 +126,19 @@ func (l *load) run(window int, f *figures) {
 			f.latencies = append(f.latencies, now.Sub(sent))
 		}
 	}
+}
+
+func overlap(begin, end, from, until time.Time) time.Duration {
+	if begin.Before(from) {
+		begin = from
+	}
+	if end.After(until) {
+		end = until
+	}
+	if end.Before(begin) {
+		return 0
+	}
+	return end.Sub(begin)
 }
 
 func (l *load) runAll() figures {
@@ -138,6 +154,7 @@ func (l *load) runAll() figures {
 	wg.Wait()
 	for _, f := range each {
 		all.answered += f.answered
+		all.busy += f.busy
 		all.latencies = append(all.latencies, f.latencies...)
 	}
 	sort.Slice(all.latencies, func(i, j int) bool { return all.latencies[i] < all.latencies[j] })
@@ -159,10 +176,6 @@ func report(l *load, f figures, seconds float64, held int64) {
 	if counted == 0 {
 		die("nothing was answered in time")
 	}
-	var sum time.Duration
-	for _, d := range f.latencies {
-		sum += d
-	}
 	at := func(perMille int) float64 {
 		return float64(f.latencies[(counted*perMille+999)/1000-1].Nanoseconds()) / 1000
 	}
@@ -170,7 +183,7 @@ func report(l *load, f figures, seconds float64, held int64) {
 	line, err := json.Marshal(map[string]interface{}{
 		"records_per_s": rate, "mib_per_s": rate * float64(len(l.value)) / (1 << 20),
 		"p50_us": at(500), "p90_us": at(900), "p99_us": at(990), "p999_us": at(999),
-		"max_us": at(1000), "errors": 0, "mean_inflight": sum.Seconds() / seconds,
+		"max_us": at(1000), "errors": 0, "mean_inflight": f.busy.Seconds() / seconds,
 		"answered": f.answered * l.batch, "held": held})
 	if err != nil {
 		die(err)

@@ -1,8 +1,13 @@
-/* limits: what the machine can do at best, one line of JSON each.
- *   limits disk DIR BYTES LOOPS SECONDS   overwrite+fdatasync of BYTES at a time, LOOPS side by
- * side limits loopback SECONDS               one TCP connection over 127.0.0.1 limits hash SECONDS
- * XXH3-64 over 1 MiB, one thread
- */
+/* limits: what the machine can do at best, one line of JSON.
+ *
+ *   limits disk DIR BYTES LOOPS SECONDS WARMUP
+ *       overwrite+fdatasync of BYTES at a time, LOOPS side by side, each in a file of its own
+ *
+ *   limits loopback SECONDS
+ *       one TCP connection over 127.0.0.1
+ *
+ *   limits hash SECONDS
+ *       XXH3-64 over 1 MiB, one thread */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -23,8 +28,7 @@ struct disk_loop {
     pthread_t thread;
     int fd;
     size_t bytes;
-    double seconds;
-    uint64_t writes;
+    uint64_t from_ns, end_ns; /* what begins in between counts */
     struct histogram latency;
 };
 
@@ -45,34 +49,34 @@ static void *disk_loop(void *arg) {
     if (!piece) bench_die("out of memory");
     memset(piece, 'x', d->bytes);
     off_t at = 0, step = (off_t)((d->bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES);
-    uint64_t end = end_ns(d->seconds);
-    for (uint64_t begin; (begin = bench_now_ns()) < end; d->writes++) {
+    for (uint64_t begin; (begin = bench_now_ns()) < d->end_ns;) {
         if (pwrite(d->fd, piece, d->bytes, at) != (ssize_t)d->bytes || fdatasync(d->fd))
             bench_die("limits: a write failed");
-        histogram_add(&d->latency, bench_now_ns() - begin);
+        if (begin >= d->from_ns) histogram_add(&d->latency, bench_now_ns() - begin);
         at = at + 2 * step > DISK_FILE_BYTES ? 0 : at + step;
     }
     free(piece);
     return NULL;
 }
 
-static void measure_disk(const char *dir, size_t bytes, unsigned n, double seconds) {
+static void measure_disk(const char *dir, size_t bytes, unsigned n, double seconds,
+                         double warmup_s) {
     static struct disk_loop loops[MAX_LOOPS];
     static struct histogram all;
-    uint64_t writes = 0;
     if (!bytes || bytes > DISK_FILE_BYTES || !n || n > MAX_LOOPS) bench_die("limits: usage");
     for (unsigned i = 0; i < n; i++) {
         loops[i].bytes = bytes;
-        loops[i].seconds = seconds;
         open_file(&loops[i], dir);
     }
+    uint64_t from_ns = end_ns(warmup_s);
     for (unsigned i = 0; i < n; i++) {
+        loops[i].from_ns = from_ns;
+        loops[i].end_ns = from_ns + (uint64_t)(seconds * 1e9);
         if (pthread_create(&loops[i].thread, NULL, disk_loop, &loops[i]))
             bench_die("limits: no thread");
     }
     for (unsigned i = 0; i < n; i++) {
         pthread_join(loops[i].thread, NULL);
-        writes += loops[i].writes;
         for (unsigned k = 0; k < HISTOGRAM_BUCKETS; k++)
             all.buckets[k] += loops[i].latency.buckets[k];
         all.count += loops[i].latency.count;
@@ -80,7 +84,7 @@ static void measure_disk(const char *dir, size_t bytes, unsigned n, double secon
     }
     printf("{\"p50_us\":%.1f,\"p99_us\":%.1f,\"mib_per_s\":%.3f}\n",
            (double)histogram_at(&all, 500) / 1000.0, (double)histogram_at(&all, 990) / 1000.0,
-           (double)writes * (double)bytes / (1 << 20) / seconds);
+           (double)all.count * (double)bytes / (1 << 20) / seconds);
 }
 
 /* ---- One connection over loopback */
@@ -132,14 +136,15 @@ static void measure_hash(double seconds) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
-    if (strcmp(what, "disk") == 0 && argc == 6)
+    if (strcmp(what, "disk") == 0 && argc == 7)
         measure_disk(argv[2], strtoul(argv[3], NULL, 10), (unsigned)strtoul(argv[4], NULL, 10),
-                     strtod(argv[5], NULL));
+                     strtod(argv[5], NULL), strtod(argv[6], NULL));
     else if (strcmp(what, "loopback") == 0 && argc == 3)
         measure_loopback(strtod(argv[2], NULL));
     else if (strcmp(what, "hash") == 0 && argc == 3)
         measure_hash(strtod(argv[2], NULL));
     else
-        bench_die("usage: limits disk DIR BYTES LOOPS SECONDS | loopback SECONDS | hash SECONDS");
+        bench_die("usage: limits disk DIR BYTES LOOPS SECONDS WARMUP | loopback SECONDS | "
+                  "hash SECONDS");
     return 0;
 }
