@@ -21,7 +21,7 @@ compile_etcd() {
     local source=/usr/share/gocode/src path=go.etcd.io/etcd/clientv3
     [ -d "$source/$path" ] || path=go.etcd.io/etcd/client/v3
     sed "s|go.etcd.io/etcd/clientv3|$path|" "$peers/etcd.go" >"$state/etcd_bench.go" &&
-        GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS= GOCACHE="$state/go-cache" \
+        GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$state/go-cache" \
             timeout 400 go build -o "$state/etcd" "$state/etcd_bench.go"
 }
 

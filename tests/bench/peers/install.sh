@@ -16,6 +16,7 @@ log=$(mktemp)
 policy=/usr/sbin/policy-rc.d
 our_policy=0
 
+# shellcheck disable=SC2317 # the trap runs it
 clean_up() {
     rm -f "$log"
     [ "$our_policy" = 0 ] || "${as_root[@]}" rm -f "$policy"
