@@ -115,12 +115,12 @@ void sim_disk_wipe(struct sim_disk *disk, bool log, bool store) {
     if (log) {
         disk_mem_free(disk->mem);
         disk->mem = disk_mem_new(0);
+        disk->full = false;
     }
     if (store) {
         store_close(disk->store);
         disk->store = full_store_new(disk);
     }
-    disk->full = false;
 }
 
 uint64_t sim_disk_latency_us(struct sim *sim, const struct sim_disk *disk) {

@@ -60,7 +60,7 @@ func dial(endpoints ...string) *clientv3.Client {
 func findLeader(urls []string) string {
 	c := dial(urls...)
 	defer c.Close()
-	for tries := 0; tries < 10*int(patience.Seconds()); tries++ {
+	for until := time.Now().Add(patience); time.Now().Before(until); {
 		for _, url := range urls {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			status, err := c.Status(ctx, url)
