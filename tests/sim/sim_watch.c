@@ -465,6 +465,8 @@ void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
     if (fx->type == NODE_FX_CUT) {
         struct record *r = record_of(m);
         if (r->cuts++ == 0 || fx->seq < r->cut_seq) r->cut_seq = fx->seq;
+        /* from here on: the power may go when the cut is durable and nobody knows it yet */
+        if (fx->seq < r->promised_seq) r->promised_seq = fx->seq;
     }
     if (fx->type == NODE_FX_SEND) {
         message_goes_out(m, &fx->msg);
@@ -550,7 +552,6 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
                      "[committed] member %" PRIu64 " cuts its log at seq %" PRIu64
                      ", and has said that %" PRIu64 " is committed",
                      m->id, ev->seq, r->claimed_seq);
-        if (ev->seq < r->promised_seq) r->promised_seq = ev->seq;
         break;
     case NODE_EV_TRUNCATED:
         check_truncation(m, &ev->base);

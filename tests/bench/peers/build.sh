@@ -42,8 +42,9 @@ for name in limits store "$@"; do
     [ ! -e "$state/$name.why" ] || continue
     if ! build "$name" >"$state/$name.log" 2>&1; then
         tail -n 20 "$state/$name.log" >&2
-        why=$(grep -m 1 -E 'error:|undefined reference|cannot' "$state/$name.log" || tail -n 1 "$state/$name.log")
-        echo "its load generator does not build: $why" >"$state/$name.why"
+        why=$(grep -m 1 -E 'error:|undefined reference|cannot' "$state/$name.log")
+        echo "its load generator does not build: ${why:-$(tail -n 1 "$state/$name.log")}" \
+            >"$state/$name.why"
         case $name in limits | store) bad=1 ;; esac
     fi
 done
