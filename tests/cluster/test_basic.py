@@ -250,6 +250,7 @@ def test_http_pages(t):
               f"metrics: {sorted(names)}")
         with urllib.request.urlopen(base + "/", timeout=5) as r:
             check(b"replog" in r.read(), "the status page")
+    c.stop()
         try:
             urllib.request.urlopen(base + "/nothing-here", timeout=5)
             raise Failure("/nothing-here should be 404")
