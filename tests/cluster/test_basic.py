@@ -250,7 +250,6 @@ def test_http_pages(t):
               f"metrics: {sorted(names)}")
         with urllib.request.urlopen(base + "/", timeout=5) as r:
             check(b"replog" in r.read(), "the status page")
-    c.stop()
         try:
             urllib.request.urlopen(base + "/nothing-here", timeout=5)
             raise Failure("/nothing-here should be 404")
@@ -268,6 +267,7 @@ def test_http_pages(t):
             return e.code == 503
 
     wait(sick, 15, "/health says 503 without a leader")
+    lone.stop()
 
 
 def sync_mode(t, mode):
