@@ -1,4 +1,3 @@
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,10 +23,6 @@ static void leave_call_locked(struct client_lane *lane) {
 
 static void *worker_main(void *arg) {
     replog_client *c = arg;
-    /* This thread is woken under the mutex by threads that still hold it: it must not preempt them
-     * on their own processor only to wait for that mutex. Only this thread's policy is changed. */
-    struct sched_param none = {0};
-    (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
     pthread_mutex_lock(&c->mu);
     while (!c->stopping) {
         c->woken = false;

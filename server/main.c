@@ -1,6 +1,5 @@
 /* replogd: one member of a replog cluster. */
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,15 +28,6 @@ static void *second_signal(void *arg) {
     _exit(1);
 }
 
-/* An append passes some fifteen threads on its way. With the default policy each one that wakes the
- * next is preempted by it, on its own processor, before it has done what others wait for;
- * SCHED_BATCH switches that off (measured: p50 of one append 700 -> 580 us, 64 in flight 38 -> 44
- * k/s on two processors). Refused: nothing is lost but that. */
-static void do_not_preempt_each_other(void) {
-    struct sched_param none = {0};
-    (void)sched_setscheduler(0, SCHED_BATCH, &none); /* inherited by every thread */
-}
-
 int main(int argc, char **argv) {
     replog_error err;
     enum options_outcome outcome = options_parse(argc, argv, &server.options, &err);
@@ -53,7 +43,6 @@ int main(int argc, char **argv) {
     stop_signals(&set);
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any thread: all inherit it */
     (void)signal(SIGPIPE, SIG_IGN);
-    do_not_preempt_each_other();
 
     if (server_start(&server, &err) != REPLOG_OK) {
         log_error("cannot start: %s: %s", replog_status_name(err.status), err.text);

@@ -33,10 +33,11 @@ static void free_transport(struct rpc_conn *conn) {
     if (conn->rx) nng_aio_free(conn->rx);
     if (conn->tx) nng_aio_free(conn->tx);
     if (conn->tx_now) nng_aio_free(conn->tx_now);
+    if (conn->rx_now) nng_aio_free(conn->rx_now);
     if (conn->dial) nng_aio_free(conn->dial);
     if (conn->stream) nng_stream_free(conn->stream);
     if (conn->dialer) nng_stream_dialer_free(conn->dialer);
-    conn->rx = conn->tx = conn->tx_now = conn->dial = NULL;
+    conn->rx = conn->tx = conn->tx_now = conn->rx_now = conn->dial = NULL;
     conn->stream = NULL;
     conn->dialer = NULL;
     tx_clear(&conn->sending);
@@ -49,6 +50,7 @@ struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits) 
     struct rpc_conn *conn = calloc(1, sizeof *conn);
     if (!conn) return NULL;
     conn->refs = 2;
+    conn->fd = -1;
     conn->limits = *limits;
     atomic_store(&conn->due_ms, UINT64_MAX);
     conn->last_rx_ms = conn->flood_at_ms = clock_mono_ms();
@@ -63,6 +65,7 @@ struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits) 
               nng_aio_alloc(&conn->rx, on_received, conn) == 0 &&
               nng_aio_alloc(&conn->tx, on_sent, conn) == 0 &&
               nng_aio_alloc(&conn->tx_now, NULL, NULL) == 0 &&
+              nng_aio_alloc(&conn->rx_now, NULL, NULL) == 0 &&
               nng_aio_alloc(&conn->dial, on_dialled, conn) == 0 &&
               (conn->session = session_new(conn, is_server)) != NULL;
     if (!ok) {
@@ -102,10 +105,12 @@ void conn_reap(struct rpc_conn *conn) {
      * waited for here. */
     if (conn->dialer) nng_stream_dialer_close(conn->dialer);
     nng_aio_stop(conn->dial);
+    if (conn->fd >= 0) poll_forget(conn, conn->fd);
     if (conn->stream) nng_stream_close(conn->stream);
     nng_aio_stop(conn->rx);
     nng_aio_stop(conn->tx);
     nng_aio_stop(conn->tx_now);
+    nng_aio_stop(conn->rx_now);
     loop_remove(conn);
     pthread_mutex_lock(&conn->mu);
     conn_run(conn);
@@ -200,15 +205,17 @@ static void deliver_ready(struct rpc_conn *conn) {
 /* ---- Receiving. A TLS layer would stand here: bytes from nng go through it to nghttp2, and
  * nghttp2's bytes go through it to nng (conn_pump); nothing else knows the stream. */
 
+static void grow_receive(struct rpc_conn *conn) {
+    if (!conn->rx_full || conn->rx_capacity >= RX_BYTES_MAX) return;
+    uint8_t *bytes = malloc(2 * conn->rx_capacity);
+    if (!bytes) return;
+    free(conn->rx_bytes);
+    conn->rx_bytes = bytes;
+    conn->rx_capacity *= 2;
+}
+
 static void arm_receive(struct rpc_conn *conn) {
-    if (conn->rx_full && conn->rx_capacity < RX_BYTES_MAX) {
-        uint8_t *bytes = malloc(2 * conn->rx_capacity);
-        if (bytes) {
-            free(conn->rx_bytes);
-            conn->rx_bytes = bytes;
-            conn->rx_capacity *= 2;
-        }
-    }
+    grow_receive(conn);
     nng_iov iov = {conn->rx_bytes, conn->rx_capacity};
     nng_aio_set_iov(conn->rx, 1, &iov);
     conn->rx_waiting = false;
@@ -231,15 +238,49 @@ static void receive(struct rpc_conn *conn, size_t n) {
     conn_fail(conn, REPLOG_UNAVAILABLE, text);
 }
 
+static void receive_failed(struct rpc_conn *conn, int rv) {
+    char text[128];
+    snprintf(text, sizeof text, "connection lost: %s",
+             rv == NNG_ECONNSHUT || rv == NNG_ECLOSED ? "closed by peer" : nng_strerror(rv));
+    conn_fail(conn, REPLOG_UNAVAILABLE, text);
+}
+
+/* Receives what is there, on this thread. False: nothing came of it. A buffer that was not filled
+ * took all there was: what comes later is told anew. */
+static bool receive_now(struct rpc_conn *conn) {
+    if (!conn->readable || conn->state != CONN_OPEN) return false;
+    grow_receive(conn);
+    nng_iov iov = {conn->rx_bytes, conn->rx_capacity};
+    nng_aio_set_iov(conn->rx_now, 1, &iov);
+    nng_stream_recv(conn->stream, conn->rx_now);
+    nng_aio_abort(conn->rx_now, NNG_EAGAIN);
+    nng_aio_wait(conn->rx_now);
+    int rv = nng_aio_result(conn->rx_now);
+    size_t n = rv == 0 ? nng_aio_count(conn->rx_now) : 0;
+    if (rv == NNG_EAGAIN || (rv == 0 && n < conn->rx_capacity && !conn->hung_up))
+        conn->readable = false;
+    if (rv == NNG_EAGAIN) return false;
+    if (rv == 0)
+        receive(conn, n);
+    else
+        receive_failed(conn, rv);
+    return true;
+}
+
+void conn_readable(struct rpc_conn *conn, bool hung_up) {
+    pthread_mutex_lock(&conn->mu);
+    conn->readable = true;
+    if (hung_up) conn->hung_up = true;
+    conn_run(conn);
+    pthread_mutex_unlock(&conn->mu);
+}
+
 static void on_received(void *arg) {
     struct rpc_conn *conn = arg;
     pthread_mutex_lock(&conn->mu);
     int rv = nng_aio_result(conn->rx);
     if (rv != 0) {
-        char text[128];
-        snprintf(text, sizeof text, "connection lost: %s",
-                 rv == NNG_ECONNSHUT || rv == NNG_ECLOSED ? "closed by peer" : nng_strerror(rv));
-        conn_fail(conn, REPLOG_UNAVAILABLE, text);
+        receive_failed(conn, rv);
     } else if (conn->state != CONN_DEAD) {
         receive(conn, nng_aio_count(conn->rx));
     }
@@ -336,6 +377,7 @@ static void on_sent(void *arg) {
 
 void conn_run(struct rpc_conn *conn) {
     if (conn->delivering) return; /* that thread will see our notes */
+    unsigned receives = 0;
     conn->delivering = true;
     do {
         while (has_notes(conn)) {
@@ -345,9 +387,13 @@ void conn_run(struct rpc_conn *conn) {
                 deliver_ready(conn);
         }
         conn_pump(conn);
-    } while (has_notes(conn));
+    } while (has_notes(conn) || (receives++ < RECEIVES_AT_ONCE && receive_now(conn)));
     conn->delivering = false;
-    if (conn->state == CONN_OPEN && conn->rx_waiting) arm_receive(conn);
+    if (conn->state == CONN_OPEN && conn->fd < 0 && conn->rx_waiting) arm_receive(conn);
+    if (conn->state == CONN_OPEN && conn->fd >= 0) {
+        conn->rx_waiting = false;
+        if (conn->readable) poll_again(conn->fd);
+    }
     if (conn->state == CONN_DEAD) pthread_cond_broadcast(&conn->quiet);
 }
 
@@ -366,6 +412,7 @@ void conn_flush(struct rpc_conn *conn) {
 
 static void open_stream(struct rpc_conn *conn, uint64_t now) {
     conn->state = CONN_OPEN;
+    conn->fd = poll_watch(conn);
     conn->last_rx_ms = now;
     conn->handshake_due_ms = now + conn->limits.handshake_ms;
     conn->rx_waiting = true;

@@ -39,7 +39,8 @@ enum {
     CONNECTION_RESERVE_BYTES = 64 * 1024, /* of each connection, whatever all of them hold */
     TX_TIMEOUT_MS = 20000,
     LINGER_MS = 500,
-    QUIET_NS = 200000, /* since the last send began */
+    QUIET_NS = 200000,     /* since the last send began */
+    RECEIVES_AT_ONCE = 16, /* then other connections have their turn */
     MESSAGE_PREFIX_BYTES = 5,
     /* Frames that bring nothing (PING, SETTINGS, RST_STREAM, empty DATA, unknown): a token each. */
     FLOOD_BURST = 10000,
@@ -148,12 +149,16 @@ struct rpc_conn {
     nng_stream *stream;
     nng_stream_dialer *dialer;
     nng_aio *rx, *tx, *dial;
+    nng_aio *rx_now; /* without a callback: receives what is there */
     nng_aio *tx_now; /* without a callback: sends what the socket takes at once */
     nghttp2_session *session;
 
     uint8_t *rx_bytes;
     size_t rx_capacity;
     bool rx_waiting; /* received bytes are being worked off; the receive is not armed */
+    int fd;          /* of the stream, watched by poll.c; -1: nng's poller waits for bytes */
+    bool readable;   /* bytes are there */
+    bool hung_up;    /* and behind them the end */
     bool rx_full;    /* the last receive filled the buffer */
     struct rpc_tx sending;
     bool tx_busy;
@@ -194,6 +199,8 @@ struct rpc_conn {
 struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits);
 void conn_discard(struct rpc_conn *conn); /* one that was never started: both references */
 void conn_ref(struct rpc_conn *conn);
+/* Bytes are there, or (hung_up) the end is. From poll.c's threads. */
+void conn_readable(struct rpc_conn *conn, bool hung_up);
 void conn_unref(struct rpc_conn *conn);
 /* Starts to serve a stream that was accepted. Takes the stream. */
 void conn_start_accepted(struct rpc_conn *conn, nng_stream *stream);
@@ -315,6 +322,16 @@ void input_deliver(const struct rpc_input *input);
 void input_resume(struct rpc_call *call);
 void input_closed(struct rpc_call *call);
 void input_drop(struct rpc_call *call);
+
+/* ---- Waiting for bytes (poll.c) ------------------------------------------------------------- */
+
+/* From now on conn_readable is called when something has come on the connection's stream: edge-
+ * triggered, so the first time perhaps at once. The stream's descriptor, for poll_forget; -1: it is
+ * not watched. Locked. */
+int poll_watch(struct rpc_conn *conn);
+void poll_again(int fd); /* tells once more of what is there, behind other connections. Locked. */
+void poll_forget(const struct rpc_conn *conn, int fd); /* before the stream is closed; not locked */
+void poll_off(bool off);                               /* for tests: watches nothing new */
 
 /* ---- The module's own threads (loop.c) ------------------------------------------------------ */
 
