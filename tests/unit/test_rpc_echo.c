@@ -747,7 +747,9 @@ static void test_nobody_starves(void **state) {
     for (int i = 0; i < FLOODS; i++) wait_messages(&s[i], 1000);
     for (int i = 0; i < 100; i++) assert_int_equal(status_call(channel, 5000, NULL), REPLOG_OK);
     for (int i = 0; i < FLOODS; i++) {
+        pthread_mutex_lock(&s[i].mu);
         uint64_t before = s[i].n_messages;
+        pthread_mutex_unlock(&s[i].mu);
         wait_messages(&s[i], before + 1000);
         rpc_channel_close(floods[i]);
         rpc_call_unref(calls[i]);
