@@ -348,8 +348,11 @@ replog_status replog_wal_truncate(replog_wal *wal, uint64_t upto, bool force, ui
     pthread_mutex_lock(&wal->mutex);
     if (upto >= wal_first_seq(wal->log)) {
         status = check_truncation(wal, upto, force, err);
-        /* What is not durable cannot be dropped: the manifest must name a position that stays. */
-        if (!status && upto > wal_durable(wal->log).seq) status = sync_now(wal, err);
+        /* What is not durable cannot be dropped: the manifest must name a position that stays. And
+         * what waits for its sync in mode "batch" must not wait for files and directories, too. */
+        bool waits = wal->sync == REPLOG_SYNC_BATCH && wal->unsynced_bytes > 0;
+        bool dropped = upto > wal_durable(wal->log).seq;
+        if (!status && (waits || dropped)) status = sync_now(wal, err);
         if (!status) status = wal_truncate(wal->log, upto, NULL, err);
     }
     if (!status && first_seq) *first_seq = wal_first_seq(wal->log);

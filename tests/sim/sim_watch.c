@@ -25,7 +25,8 @@ enum {
 
 struct truth {
     struct wal_pos end;
-    uint64_t told_us;
+    uint64_t told_us,
+        told_term;    /* when, and in which term of the member that was first to say it */
     uint64_t content; /* of the store, behind it */
     uint64_t meta; /* of its meta entries, as the first member that was looked at had it; 0: none */
 };
@@ -39,6 +40,7 @@ struct record {
     uint64_t promised_seq, promised_term;
     struct wal_vote promised_vote;
     uint64_t durable_seq; /* when it was last looked at */
+    uint64_t term;        /* likewise */
     unsigned cuts;        /* asked for and not yet done */
     uint64_t cut_seq;     /* the least of them */
     uint64_t leader_term, leader_commit, leader_since_ms, looked_ms;
@@ -214,6 +216,7 @@ static void truth_add(struct sim_member *m, const struct block_header *h, const 
     model_apply(w, h, bytes);
     w->truth[w->n_truth++] = (struct truth){.end = {block_last_seq(h), h->term, h->hash},
                                             .told_us = m->sim->now_us,
+                                            .told_term = record_of(m)->term,
                                             .content = w->content};
     sim_note(m->sim, (unsigned)m->id, "first to say committed: seq, chain", block_last_seq(h),
              h->hash);
@@ -319,17 +322,20 @@ static void reserve_term(struct sim *sim, uint64_t term) {
     w->n_terms = n;
 }
 
-/* A leader's log holds all that anybody ever said is committed. */
+/* A leader's log holds all that was committed in terms before its own. (One that stood still while
+ * its votes were on their way leads late; others may have led and committed in later terms.) */
 static void check_complete(struct sim_member *m, const struct node_snapshot *s) {
     const struct sim_watch *w = m->sim->watch;
-    uint64_t end = truth_end(w);
-    if (end == 0 || m->excused) return;
+    size_t n = w->n_truth;
+    while (n > 0 && w->truth[n - 1].told_term >= s->term) n--;
+    if (n == 0 || m->excused) return;
+    uint64_t end = w->truth[n - 1].end.seq;
     bool complete = s->last_seq >= end;
     struct wal_pos pos = {0};
     if (complete && wal_tail(m->wal).seq >= end && wal_base(m->wal).seq < end) {
         sim_member_observe(m, true);
         complete = wal_pos_at(m->wal, end, &pos, NULL) == REPLOG_OK &&
-                   pos.chain == w->truth[w->n_truth - 1].end.chain;
+                   pos.chain == w->truth[n - 1].end.chain;
         sim_member_observe(m, false);
     }
     if (!complete)
@@ -607,6 +613,7 @@ void sim_watch_turn(struct sim_member *m) {
                  " as durable, and its log is durable up to %" PRIu64,
                  m->id, s.durable_seq, durable);
     uint64_t readable = s.commit_seq < s.durable_seq ? s.commit_seq : s.durable_seq;
+    record_of(m)->term = s.term;
     read_on(m, readable);
     check_leader(m, &s);
 }

@@ -491,6 +491,21 @@ static void batch_is_durable_within_its_bounds(void **state) {
     assert_true(stat_of(f).last_seq == 5);
 }
 
+/* Its files and directories may take long, and the sync that is due cannot come in between. */
+static void truncation_keeps_no_batch_waiting(void **state) {
+    struct fixture *f = *state;
+    assert_ok(open_with(
+        f,
+        (replog_wal_options){.sync = REPLOG_SYNC_BATCH, .batch_ms = 60000, .batch_bytes = 1 << 20},
+        ERR));
+    append_many(f, 3);
+    assert_ok(replog_wal_checkpoint(f->wal, NULL, ERR));
+    append(f, "a", "1");
+    assert_true(stat_of(f).durable_seq < stat_of(f).last_seq);
+    assert_ok(replog_wal_truncate(f->wal, 2, false, NULL, ERR));
+    assert_true(stat_of(f).durable_seq == stat_of(f).last_seq);
+}
+
 /* Where in the log's files the text stands. */
 struct search {
     struct fixture *f;
@@ -689,6 +704,7 @@ int main(void) {
         TEST(read_only_changes_nothing),
         TEST(a_members_directory_is_for_reading_only),
         TEST(truncation_needs_a_checkpoint),
+        TEST(truncation_keeps_no_batch_waiting),
         TEST(truncation_rounds_down_to_a_batch),
         TEST(the_last_checkpoint_is_found_again),
         TEST(truncation_under_a_reader),
