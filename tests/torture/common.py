@@ -114,9 +114,11 @@ def preloadable(t, library):
 
 def other_disk(t, how):
     """The environment that gives a process the disk of disk_preload.c: "lies", "slow:US", or ""."""
-    if not how:
-        return {}
-    return {"LD_PRELOAD": preloadable(t, t.program("torture-disk.so")), "TORTURE_DISK": how,
+    return with_disk(t, TORTURE_DISK=how) if how else {}
+
+
+def with_disk(t, **env):
+    return {"LD_PRELOAD": preloadable(t, t.program("torture-disk.so")), **env,
             "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
 
 

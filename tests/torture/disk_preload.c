@@ -2,12 +2,17 @@
  *   lies      fsync and fdatasync say "durable" and do nothing: what a log does that forgets to
  * sync. The torture must find the loss, or it could find nothing. slow:US   each takes up to so
  * many microseconds longer, before it begins. The disks of the tests are memory, and nothing would
- * ever be found half way between a write and its sync. */
+ * ever be found half way between a write and its sync.
+ *
+ * TORTURE_SYNCS names a file of 16 bytes: when the newest sync began and when one ended last, in
+ * microseconds of CLOCK_MONOTONIC. Who judges a loss wants to know whether one was under way. */
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +21,23 @@ static int (*real_fdatasync)(int);
 static int lies;
 static uint64_t sleep_us;
 static _Atomic uint64_t state;
+static _Atomic uint64_t *times; /* began, ended; NULL: nobody asks */
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static void open_times(const char *path) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0 || ftruncate(fd, 16) != 0) abort();
+    void *map = mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) abort();
+    close(fd);
+    times = map;
+    times[0] = times[1] = 0; /* of this life only */
+}
 
 __attribute__((constructor)) static void begin(void) {
     const char *how = getenv("TORTURE_DISK");
@@ -24,6 +46,7 @@ __attribute__((constructor)) static void begin(void) {
     state = (uint64_t)now.tv_nsec * 2654435761u + (uint64_t)getpid();
     *(void **)&real_fsync = dlsym(RTLD_NEXT, "fsync");
     *(void **)&real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    if (getenv("TORTURE_SYNCS")) open_times(getenv("TORTURE_SYNCS"));
     if (how && strcmp(how, "lies") == 0) lies = 1;
     if (how && strncmp(how, "slow:", 5) == 0) sleep_us = strtoull(how + 5, NULL, 10);
 }
@@ -37,14 +60,19 @@ static void wait_a_little(void) {
     nanosleep(&t, NULL);
 }
 
-int fsync(int fd) {
+static int sync_with(int (*sync)(int), int fd) {
     if (lies) return 0;
+    if (times) times[0] = now_us();
     wait_a_little();
-    return real_fsync(fd);
+    int rv = sync(fd);
+    if (times) times[1] = now_us();
+    return rv;
+}
+
+int fsync(int fd) {
+    return sync_with(real_fsync, fd);
 }
 
 int fdatasync(int fd) {
-    if (lies) return 0;
-    wait_a_little();
-    return real_fdatasync(fd);
+    return sync_with(real_fdatasync, fd);
 }

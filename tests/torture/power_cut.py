@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import time
 from common import (SLOW, Failure, Loads, Oracle, agree, check, check_alive, check_offline,
                     check_said, check_stores, draw_disk, dump_raw, end_of, environment, equal,
                     feed_committed, is_loss, other_disk, parse, remove, sound, spawn, timed, verify,
-                    wait)
+                    wait, with_disk)
 from disks import Disk, Watch, now_us, write_some
 from faults import check_named_end
 from wal_oracle import Run, WalModel
@@ -113,6 +114,7 @@ class WalTorture:
         self.t, self.mode, self.env = t, mode, env or {}
         self.disk = Disk(t, "a", fs)
         self.dir = os.path.join(self.disk.path, "log")
+        self.syncs = os.path.join(t.dir, "syncs")
         self.model = WalModel("w", mode)
         self.number, self.runs, self.moments = 1, 0, {}
         totals = self.model.totals
@@ -130,8 +132,18 @@ class WalTorture:
         # Mode "batch" promises when a sync begins; how long it takes is the disk's affair.
         slow_us = int((disk.get("TORTURE_DISK", "").split("slow:") + ["0"])[1] or 0)
         self.model.late_us = int((160000 + 8 * slow_us) * SLOW)
+        if self.mode == "batch":
+            disk = {**disk, **with_disk(self.t, TORTURE_SYNCS=self.syncs)}
         with environment(**disk):
             return spawn(argv, stdin=subprocess.PIPE)
+
+    def sync_under_way(self, cut_us):
+        """When the sync began that the cut met; its end is the disk's affair."""
+        if self.mode != "batch":
+            return float("inf")
+        with open(self.syncs, "rb") as f:
+            began_us, ended_us = struct.unpack("QQ", f.read(16))
+        return began_us if began_us > ended_us or ended_us >= cut_us else float("inf")
 
     def once(self):
         """One life and its end."""
@@ -149,6 +161,7 @@ class WalTorture:
         process.wait(10)
         check(process.returncode in (-9, 1), f"torture-wal ended with {process.returncode}")
         self.disk.remount()
+        self.model.sync_began_us = self.sync_under_way(cut[0])
         self.judge(record, (*cut, soft))
         os.unlink(record)
 

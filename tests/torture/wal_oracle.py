@@ -88,7 +88,8 @@ class Run:
 class WalModel:
     def __init__(self, name, mode, late_us=1000000):
         self.name, self.mode = name, mode
-        self.late_us = late_us  # mode "batch": it is durable so long after the call returned
+        self.late_us = late_us  # mode "batch": its sync begins so long after the call returned
+        self.sync_began_us = float("inf")  # of a sync that was under way at the cut
         self.first_seq, self.last_seq, self.checkpoint_seq = 1, 0, 0
         self.survivors = []
         self.totals = dict.fromkeys(("acknowledged", "promised", "records_read", "lost_as_allowed",
@@ -119,7 +120,7 @@ class WalModel:
         for i, call in enumerate(run.calls):
             if call.answered_us is None or call.answered_us >= end_us:
                 continue
-            old = call.answered_us < cut_us - self.late_us
+            old = call.answered_us < min(cut_us, self.sync_began_us) - self.late_us
             if self.mode == "sync" or call.durable_at_once or (self.mode == "batch" and old):
                 least = max(least, i + 1)
         return least
