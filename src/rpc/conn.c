@@ -338,7 +338,10 @@ static void check_finished(struct rpc_conn *conn) {
     else if (!nghttp2_session_want_read(conn->session) &&
              !nghttp2_session_want_write(conn->session)) {
         if (conn->server && !conn->goaway_seen) server_count(conn->server, COUNT_PROTOCOL_ERROR, 1);
-        conn_fail(conn, REPLOG_UNAVAILABLE, "connection ended by an HTTP/2 error");
+        char text[256];
+        snprintf(text, sizeof text, "connection ended by an HTTP/2 error: %s",
+                 conn->why[0] ? conn->why : "told by the peer");
+        conn_fail(conn, REPLOG_UNAVAILABLE, text);
     }
 }
 

@@ -381,9 +381,16 @@ static ssize_t read_queue(nghttp2_session *session, int32_t stream_id, uint8_t *
     return (ssize_t)call->plan.size_bytes;
 }
 
+/* nghttp2 ends the connection for what the peer did, and says in a GOAWAY what that was. */
+static void keep_reason(struct rpc_conn *conn, const nghttp2_goaway *goaway) {
+    if (goaway->error_code == NGHTTP2_NO_ERROR || conn->why[0]) return;
+    snprintf(conn->why, sizeof conn->why, "%s: %.*s", nghttp2_http2_strerror(goaway->error_code),
+             (int)goaway->opaque_data_len, (const char *)goaway->opaque_data);
+}
+
 /* The end of our answer is out: a client that still sends is told to stop. */
 static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
-    (void)user;
+    if (frame->hd.type == NGHTTP2_GOAWAY) keep_reason(user, &frame->goaway);
     if (frame->hd.type != NGHTTP2_HEADERS || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) return 0;
     struct rpc_call *call = call_of(session, frame->hd.stream_id);
     if (!call || !call->is_server) return 0;

@@ -13,9 +13,15 @@ enum { SLOTS = 8 };
 
 /* ---- Append replies */
 
+static void on_answer(void *user, replog_status status, const replog_append_result *result,
+                      const replog_error *error) {
+    CHECK(!user && status == REPLOG_OK && result && error);
+}
+
 static void appends(struct fuzz *f) {
     static struct client_append ring[SLOTS];
-    replog_client c = {.capacity = SLOTS, .leader = -1, .n_endpoints = 1};
+    replog_client c = {
+        .capacity = SLOTS, .leader = -1, .n_endpoints = 1, .in_flight = SLOTS, .unanswered = SLOTS};
     struct client_lane *lane = &c.lanes[0];
     struct client_call call = {.client = &c, .lane = lane, .kind = CALL_STREAM};
     pthread_mutex_init(&c.mu, NULL);
@@ -25,6 +31,7 @@ static void appends(struct fuzz *f) {
     memset(ring, 0, sizeof ring);
     uint8_t kind = fuzz_u8(f);
     for (uint64_t i = 0; i < SLOTS; i++) {
+        ring[i].fn = on_answer;
         ring[i].numbered = kind & 1;
         ring[i].sequence = kind & 1 ? i + 1 : 0;
     }
