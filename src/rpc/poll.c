@@ -66,7 +66,7 @@ static bool same(const nng_sockaddr *a, const struct sockaddr_storage *b) {
 }
 
 static bool is_of(int fd, const nng_sockaddr *local, const nng_sockaddr *remote) {
-    struct sockaddr_storage name, peer;
+    struct sockaddr_storage name = {0}, peer = {0};
     socklen_t name_bytes = sizeof name, peer_bytes = sizeof peer;
     return getpeername(fd, (struct sockaddr *)&peer, &peer_bytes) == 0 && same(remote, &peer) &&
            getsockname(fd, (struct sockaddr *)&name, &name_bytes) == 0 && same(local, &name);
