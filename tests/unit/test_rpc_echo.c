@@ -731,31 +731,6 @@ static void test_stream_ids_run_out(void **state) {
     assert_int_equal(stats.connections, 1);
 }
 
-/* Connections that always have something to receive do not keep the threads from others. */
-static void test_nobody_starves(void **state) {
-    (void)state;
-    enum { FLOODS = 4 };
-    struct rpc_channel *mine = channel, *floods[FLOODS];
-    struct rpc_call *calls[FLOODS];
-    struct seen s[FLOODS];
-    for (int i = 0; i < FLOODS; i++) {
-        seen_init(&s[i]);
-        channel = floods[i] = open_channel(address, 0);
-        calls[i] = start_read(&s[i], 100000000, 100);
-    }
-    channel = mine;
-    for (int i = 0; i < FLOODS; i++) wait_messages(&s[i], 1000);
-    for (int i = 0; i < 100; i++) assert_int_equal(status_call(channel, 5000, NULL), REPLOG_OK);
-    for (int i = 0; i < FLOODS; i++) {
-        pthread_mutex_lock(&s[i].mu);
-        uint64_t before = s[i].n_messages;
-        pthread_mutex_unlock(&s[i].mu);
-        wait_messages(&s[i], before + 1000);
-        rpc_channel_close(floods[i]);
-        rpc_call_unref(calls[i]);
-    }
-}
-
 /* Silence is not the end: keepalive asks, and the peer answers. */
 static void test_keepalive(void **state) {
     (void)state;
@@ -798,7 +773,6 @@ int main(int argc, char **argv) {
                                        T(test_calls_from_callbacks),
                                        T(test_random),
                                        T(test_stream_ids_run_out),
-                                       T(test_nobody_starves),
                                        T(test_keepalive)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     fflush(NULL);
