@@ -295,7 +295,7 @@ caught_up() {
 }
 until_true 60 "node $follower catches up" caught_up
 chain=$(member "$follower" | sed -nE 's/.*"chain": ?"?([0-9a-fA-Fx]+).*/\1/p')
-prove "follower caught up" "from seq $before to $seen in $(seconds_since "$start") s; all chains $chain"
+prove "follower caught up" "from seq $before to $last in $(seconds_since "$start") s; all chains $chain"
 read_more=(--to "$last" --node)
 read_lines "$first" -e "$(address "$follower")" >"$dir/more.back" || fail "reading from $follower"
 same "$dir/more.tsv" "$dir/more.back" "what was appended meanwhile, through node $follower"
