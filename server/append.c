@@ -12,6 +12,11 @@ enum { STREAM_MAX_INFLIGHT = 4096, MAX_STREAMS = 1024 };
 /* Why a stream is held back; any of them suffices. */
 enum pause { PAUSE_GATE = 1, PAUSE_COUNT = 2, PAUSE_REPLIES = 4 };
 
+/* Where replies are encoded, kept from one to the next. */
+struct reply_bytes {
+    struct buffer message, ids;
+};
+
 struct append_stream {
     enum user_kind kind; /* first: USER_OF_CALL */
     struct server *s;
@@ -21,6 +26,7 @@ struct append_stream {
     pthread_mutex_t lock;       /* of all below */
     unsigned refs;              /* the call's, and one for each request in flight */
     struct append *head, **tail;
+    struct reply_bytes reply;
     unsigned n_inflight, paused;
     bool ended;   /* the client will send no more */
     bool refused; /* a request was refused here: what comes behind it is not looked at */
@@ -156,7 +162,8 @@ static replog_status decode_append(const uint8_t *bytes, size_t size_bytes, stru
                                    replog_error *err) {
     struct block_builder builder;
     *out = (struct node_append){0};
-    block_begin(&builder);
+    /* a record's framing is a little longer in the block: only the shortest ones need more room */
+    block_begin_sized(&builder, size_bytes + size_bytes / 8 + 64);
     replog_status st = decode_fields(bytes, size_bytes, &builder, out, err);
     if (st != REPLOG_OK) {
         block_builder_free(&builder);
@@ -175,27 +182,30 @@ static void append_free(struct append *a) {
     free(a);
 }
 
-static replog_status send_reply(struct rpc_call *call, const struct append *a) {
-    struct buffer out = {0}, ids = {0};
-    pb_put_varint(&out, 1, a->first_seq);
-    pb_put_varint(&out, 2, a->last_seq);
-    pb_put_varint(&out, 3, a->term);
+static void reply_bytes_free(struct reply_bytes *bytes) {
+    buffer_free(&bytes->message);
+    buffer_free(&bytes->ids);
+}
+
+static replog_status send_reply(struct rpc_call *call, const struct append *a,
+                                struct reply_bytes *bytes) {
+    struct buffer *out = &bytes->message, *ids = &bytes->ids;
+    buffer_clear(out);
+    buffer_clear(ids);
+    pb_put_varint(out, 1, a->first_seq);
+    pb_put_varint(out, 2, a->last_seq);
+    pb_put_varint(out, 3, a->term);
     for (unsigned i = 0; i < a->n_durable_on; i++) {
         uint64_t v = a->durable_on[i];
-        for (; v >= 0x80; v >>= 7) buffer_u8(&ids, (uint8_t)(v | 0x80));
-        buffer_u8(&ids, (uint8_t)v);
+        for (; v >= 0x80; v >>= 7) buffer_u8(ids, (uint8_t)(v | 0x80));
+        buffer_u8(ids, (uint8_t)v);
     }
-    if (ids.size_bytes > 0) pb_put_bytes(&out, 4, ids.data, ids.size_bytes);
-    pb_put_varint(&out, 5, a->sequence);
-    replog_status st = REPLOG_CANCELLED;
-    if (out.failed || ids.failed) {
-        rpc_cancel(call);
-    } else {
-        st = rpc_send(call, &(struct rpc_piece){out.data, out.size_bytes, NULL}, 1);
-    }
-    buffer_free(&ids);
-    buffer_free(&out);
-    return st;
+    if (ids->size_bytes > 0) pb_put_bytes(out, 4, ids->data, ids->size_bytes);
+    pb_put_varint(out, 5, a->sequence);
+    if (!out->failed && !ids->failed)
+        return rpc_send(call, &(struct rpc_piece){out->data, out->size_bytes, NULL}, 1);
+    rpc_cancel(call);
+    return REPLOG_CANCELLED;
 }
 
 static void keep_outcome(struct append *a, const struct node_effect *fx) {
@@ -273,7 +283,9 @@ static void unary_done(struct request *request, const struct node_effect *fx) {
     gate_leave(a);
     if (fx->status == REPLOG_OK) {
         keep_outcome(a, fx);
-        (void)send_reply(a->call, a);
+        struct reply_bytes bytes = {0};
+        (void)send_reply(a->call, a, &bytes);
+        reply_bytes_free(&bytes);
         rpc_finish(a->call, REPLOG_OK, NULL);
     } else {
         server_refuse(a->s, a->call, fx->status, fx->text, fx->reply.leader);
@@ -325,6 +337,7 @@ static void stream_release(struct append_stream *st, unsigned n) {
     if (!last) return;
     (void)pthread_mutex_destroy(&st->lock);
     rpc_call_unref(st->call);
+    reply_bytes_free(&st->reply);
     free(st);
 }
 
@@ -333,7 +346,7 @@ static void answer(struct append_stream *st, const struct append *a) {
     if (a->status != REPLOG_OK) {
         st->over = true;
         server_refuse(st->s, st->call, a->status, a->text ? a->text : "memory is short", a->leader);
-    } else if (send_reply(st->call, a) == REPLOG_RESOURCE_EXHAUSTED) {
+    } else if (send_reply(st->call, a, &st->reply) == REPLOG_RESOURCE_EXHAUSTED) {
         set_pause(st, PAUSE_REPLIES);
     }
 }

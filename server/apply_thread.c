@@ -7,12 +7,16 @@
 #include "node/apply_worker.h"
 #include "server/thread.h"
 
+enum { MAX_GIVEN = 64 };
+
 struct apply_thread {
     struct server *s;
     pthread_t thread;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of all up to `stop` */
     pthread_cond_t wanted;
     uint64_t target_seq;
+    struct node_bytes given[MAX_GIVEN]; /* not yet with the applier */
+    size_t n_given;
     bool flush, stop;
     struct apply_worker worker; /* this thread only */
 };
@@ -48,6 +52,8 @@ static void *apply_thread_main(void *arg) {
         uint64_t target_seq = a->target_seq;
         bool flush = a->flush, stop = a->stop;
         a->flush = false;
+        for (size_t i = 0; i < a->n_given; i++) apply_give(a->s->applier, a->given[i]);
+        a->n_given = 0;
         (void)pthread_mutex_unlock(&a->lock);
         if (stop) break;
         next = apply_worker_run(&a->worker, target_seq, flush);
@@ -57,11 +63,17 @@ static void *apply_thread_main(void *arg) {
     return NULL;
 }
 
-void apply_thread_apply(struct server *s, uint64_t upto_seq) {
+void apply_thread_apply(struct server *s, struct node_effect *fx) {
     struct apply_thread *a = s->apply_thread;
     (void)pthread_mutex_lock(&a->lock);
-    if (upto_seq > a->target_seq) a->target_seq = upto_seq;
+    if (fx->seq > a->target_seq) a->target_seq = fx->seq;
+    if (a->n_given < MAX_GIVEN && fx->blocks.blob) {
+        a->given[a->n_given++] = fx->blocks;
+        fx->blocks.blob = NULL;
+    }
     (void)pthread_mutex_unlock(&a->lock);
+    blob_unref(fx->blocks.blob); /* no room: it is read from the log */
+    fx->blocks.blob = NULL;
     (void)pthread_cond_signal(&a->wanted);
 }
 

@@ -14,12 +14,13 @@
 #include "server/thread.h"
 #include "server/wal_thread.h"
 
-enum { TICK_MS = 15, HELD_MS = 2, PUBLISH_MS = 200, IDLE_MS = 1000 };
+enum { TICK_MS = 15, HELD_MS = 2, PUBLISH_MS = 200, IDLE_MS = 1000, HELP_TURNS = 8 };
 
 struct node_loop {
     struct server *s;
     pthread_mutex_t lock;                 /* whoever turns the node holds it */
     atomic_uint_fast64_t sleeps_until_ms; /* the node thread */
+    atomic_bool traffic;                  /* events came since it looked last */
     struct node_effects fx;               /* from here on with the lock */
     uint64_t ticked_ms, published_ms, idled_ms;
     bool publish;
@@ -60,7 +61,7 @@ void server_post(struct server *s, const struct node_event *ev) {
 }
 
 void server_post_urgent(struct server *s, const struct node_event *ev) {
-    post(s, ev, !atomic_load(&s->node_busy));
+    post(s, ev, true);
 }
 
 /* So that the node's sentence reaches the client before its deadline does. */
@@ -85,7 +86,7 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
     if (ev->append.block) {
         e->ev.append.block = blob_ref(ev->append.block);
         e->link.cost_bytes += ev->append.block->size_bytes;
-        e->link.quiet = !atomic_load(&s->node_busy);
+        e->link.quiet = true;
     }
     if (!queue_offer(&s->events, &e->link)) {
         event_free(e);
@@ -130,7 +131,7 @@ static void carry_out(struct node_loop *l, struct node_effect *fx) {
         reader_pool_feed(s, fx);
         break;
     case NODE_FX_APPLY:
-        apply_thread_apply(s, fx->seq);
+        apply_thread_apply(s, fx);
         break;
     case NODE_FX_FLUSH:
         apply_thread_flush(s);
@@ -214,6 +215,7 @@ static uint64_t turn(struct node_loop *l) {
     struct server *s = l->s;
     struct event *e = (struct event *)(void *)queue_take(&s->events, 0);
     bool nothing = e == NULL;
+    if (!nothing && !atomic_load(&l->traffic)) atomic_store(&l->traffic, true);
     peers_resume(s);
     uint64_t now_ms = clock_mono_ms(), wall_us = clock_wall_us();
     while (e) {
@@ -243,6 +245,9 @@ static void *node_thread_main(void *arg) {
         (void)pthread_mutex_lock(&l->lock);
         uint64_t wait_ms = turn(l);
         (void)pthread_mutex_unlock(&l->lock);
+        /* With traffic there is nearly always something held back for a moment: to look for it in
+         * time costs less than to be woken for each. */
+        if (atomic_exchange(&l->traffic, false)) wait_ms = HELD_MS;
         atomic_store(&l->sleeps_until_ms, clock_mono_ms() + wait_ms);
         if (!stop) queue_wait(&s->events, wait_ms);
     }
@@ -251,18 +256,18 @@ static void *node_thread_main(void *arg) {
 
 void node_thread_help(void *user) {
     struct server *s = user;
-    if (!atomic_load(&s->node_running) || queue_size_bytes(&s->events) == 0) return;
     struct node_loop *l = s->node_loop;
-    /* Under load events gather until the node thread wakes up: that is what makes groups of them.
-     */
-    if (!atomic_load(&s->node_busy) && pthread_mutex_trylock(&l->lock) == 0) {
-        uint64_t wait_ms = atomic_load(&s->node_running) ? turn(l) : TICK_MS;
+    for (unsigned i = 0; i < HELP_TURNS && queue_size_bytes(&s->events) > 0; i++) {
+        if (!atomic_load(&s->node_running)) break;
+        /* whoever turns it looks for new events once more when it has let go of the lock */
+        if (pthread_mutex_trylock(&l->lock) != 0) return;
+        uint64_t wait_ms = turn(l);
         (void)pthread_mutex_unlock(&l->lock);
         bool sooner =
             wait_ms < TICK_MS && clock_mono_ms() + wait_ms < atomic_load(&l->sleeps_until_ms);
         if (sooner) queue_wake(&s->events);
     }
-    queue_poke(&s->events); /* what came quietly while somebody else was at it */
+    queue_poke(&s->events);
 }
 
 replog_status node_thread_start(struct server *s, replog_error *err) {

@@ -1,5 +1,8 @@
+/* Waiting goes by a semaphore: a condition would take the lock again for each thread that it wakes,
+ * as one that others wait for, and so cost a system call more when it is let go. */
 #include "server/queue.h"
 
+#include <errno.h>
 #include <time.h>
 
 #include "base/check.h"
@@ -9,23 +12,28 @@ void queue_init(struct queue *q, size_t limit_bytes) {
     *q = (struct queue){.limit_bytes = limit_bytes};
     q->tail = &q->head;
     CHECK(pthread_mutex_init(&q->lock, NULL) == 0);
-    cond_init_mono(&q->filled);
+    CHECK(sem_init(&q->bell, 0, 0) == 0);
 }
 
 void queue_destroy(struct queue *q) {
-    (void)pthread_cond_destroy(&q->filled);
+    (void)sem_destroy(&q->bell);
     (void)pthread_mutex_destroy(&q->lock);
 }
 
-/* With the lock held. Whether somebody must be woken. */
+/* With the lock held. Whether the bell must be rung: one ring is enough. */
+static bool rings(struct queue *q) {
+    bool waiting = q->waiting;
+    q->waiting = false;
+    return waiting;
+}
+
+/* With the lock held. The same for a new item. */
 static bool link_item(struct queue *q, struct queue_item *item) {
     item->next = NULL;
     *q->tail = item;
     q->tail = &item->next;
     q->size_bytes += item->cost_bytes;
-    bool wake = q->waiting && !item->quiet;
-    if (wake) q->waiting = false; /* one wake is enough */
-    return wake;
+    return !item->quiet && rings(q);
 }
 
 size_t queue_put(struct queue *q, struct queue_item *item) {
@@ -33,7 +41,7 @@ size_t queue_put(struct queue *q, struct queue_item *item) {
     bool wake = link_item(q, item);
     size_t now = q->size_bytes;
     (void)pthread_mutex_unlock(&q->lock);
-    if (wake) (void)pthread_cond_signal(&q->filled);
+    if (wake) (void)sem_post(&q->bell);
     return now;
 }
 
@@ -42,19 +50,23 @@ bool queue_offer(struct queue *q, struct queue_item *item) {
     bool fits = !q->head || q->size_bytes + item->cost_bytes <= q->limit_bytes;
     bool wake = fits && link_item(q, item);
     (void)pthread_mutex_unlock(&q->lock);
-    if (wake) (void)pthread_cond_signal(&q->filled);
+    if (wake) (void)sem_post(&q->bell);
     return fits;
 }
 
-/* With the lock held. */
+/* With the lock held; lets go of it meanwhile. */
 static void wait_filled(struct queue *q, uint64_t timeout_ms) {
     if (timeout_ms == 0) return; /* a wake is for who waits */
     struct timespec until = deadline_after_ms(timeout_ms == UINT64_MAX ? 0 : timeout_ms);
-    q->waiting = true;
-    while (!q->head && !q->woken) {
-        int rc = timeout_ms == UINT64_MAX ? pthread_cond_wait(&q->filled, &q->lock)
-                                          : pthread_cond_timedwait(&q->filled, &q->lock, &until);
-        if (rc != 0) break;
+    int rc = 0;
+    while (!q->head && !q->woken && rc == 0) {
+        q->waiting = true;
+        (void)pthread_mutex_unlock(&q->lock);
+        do
+            rc = timeout_ms == UINT64_MAX ? sem_wait(&q->bell)
+                                          : sem_clockwait(&q->bell, CLOCK_MONOTONIC, &until);
+        while (rc != 0 && errno == EINTR);
+        (void)pthread_mutex_lock(&q->lock);
     }
     q->waiting = false;
     q->woken = false;
@@ -80,16 +92,16 @@ struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms) {
 void queue_wake(struct queue *q) {
     (void)pthread_mutex_lock(&q->lock);
     q->woken = true;
+    bool wake = rings(q);
     (void)pthread_mutex_unlock(&q->lock);
-    (void)pthread_cond_signal(&q->filled);
+    if (wake) (void)sem_post(&q->bell);
 }
 
 void queue_poke(struct queue *q) {
     (void)pthread_mutex_lock(&q->lock);
-    bool wake = q->head && q->waiting;
-    if (wake) q->waiting = false;
+    bool wake = q->head && rings(q);
     (void)pthread_mutex_unlock(&q->lock);
-    if (wake) (void)pthread_cond_signal(&q->filled);
+    if (wake) (void)sem_post(&q->bell);
 }
 
 size_t queue_size_bytes(struct queue *q) {

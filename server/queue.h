@@ -1,9 +1,10 @@
 /* queue.h: a queue from many threads to one, bounded in bytes, taken in one go.
- * Hides: the lock, the condition, the accounting. */
+ * Hides: the lock, the waiting, the accounting. */
 #ifndef SERVER_QUEUE_H
 #define SERVER_QUEUE_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,7 +18,7 @@ struct queue_item {
 
 struct queue {
     pthread_mutex_t lock;
-    pthread_cond_t filled;
+    sem_t bell; /* rung once for each wait that has something to end it */
     struct queue_item *head, **tail;
     size_t size_bytes, limit_bytes;
     bool woken, waiting;

@@ -37,8 +37,9 @@ size_t wal_thread_queued_bytes(struct server *s) {
 /* ---- What the worker asks for */
 
 static void post(void *user, const struct node_event *ev) {
-    const struct wal_thread *w = user;
-    if (ev->type != NODE_EV_PERSISTED) {
+    struct wal_thread *w = user;
+    /* A turn of the node would keep the next group waiting. */
+    if (ev->type != NODE_EV_PERSISTED || queue_size_bytes(&w->queue) > 0) {
         server_post(w->s, ev);
         return;
     }

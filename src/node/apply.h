@@ -6,6 +6,7 @@
 #ifndef NODE_APPLY_H
 #define NODE_APPLY_H
 
+#include "node/peer.h"
 #include "node/session.h"
 #include "store/store.h"
 #include "wal/log.h"
@@ -19,6 +20,10 @@ replog_status apply_open(struct wal *wal, struct store *store, struct applier **
                          replog_error *err);
 void apply_close(struct applier *a);
 
+/* Hands over blocks that apply_run will come to, in the log's order (the reference with them): what
+ * lies here is not read from the log again. What finds no room, or comes too late, is released, and
+ * read from there. Of a node's own memory, so that they count as checked. */
+void apply_give(struct applier *a, struct node_bytes blocks);
 /* Applies blocks up to `upto` (committed and durable here), at most about max_bytes of them.
  * *applied is the new applied seq. Errors stop the node: DATA_LOSS (rot), or what the store says.
  */

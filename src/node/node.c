@@ -148,7 +148,8 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
                                                    : session_table_copy(apply_sessions(applier));
     if (!n->sessions)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
-    n->applied_seq = n->apply_sent = n->checkpoint_seq = apply_seq(applier);
+    n->applied_seq = n->apply_sent = n->apply_sent_before = apply_seq(applier);
+    n->checkpoint_seq = n->applied_seq;
     n->committed_marker = n->logged_marker = apply_marker(applier);
     n->truncate_sent = n->truncate_done = n->base.seq;
     tail_init(&n->tail, wal_tail(n->wal));
@@ -382,6 +383,27 @@ static uint64_t applicable(struct node *n, uint64_t safe, struct node_effects *f
     return n->synced_seq;
 }
 
+/* Who keeps up is given what memory holds; who lags by more than a slice reads the log, so that
+ * what waits for the store stays within bounds. */
+static void apply_upto(struct node *n, uint64_t safe, struct node_effects *fx) {
+    uint64_t next = n->apply_sent + 1, last = n->apply_sent, given = 0;
+    bool keeps_up = n->applied_seq >= n->apply_sent_before;
+    struct node_bytes run;
+    while (keeps_up && given < NODE_APPLY_GIVEN_BYTES &&
+           tail_run(&n->tail, next, safe, NODE_APPLY_GIVEN_BYTES, &run, &last)) {
+        struct node_effect *e = fx_add(fx, NODE_FX_APPLY);
+        e->seq = last;
+        e->blocks = run;
+        given += run.size_bytes;
+        next = last + 1;
+    }
+    if (last < safe) fx_add(fx, NODE_FX_APPLY)->seq = safe;
+    n->apply_sent_before = n->apply_sent;
+    n->apply_sent = safe;
+    n->apply_sent_ms = n->now_ms;
+    n->unapplied_bytes = 0;
+}
+
 void node_pump(struct node *n, struct node_effects *fx) {
     if (n->fatal) return;
     if (n->raft) {
@@ -394,12 +416,7 @@ void node_pump(struct node *n, struct node_effects *fx) {
         if (MUTANT(APPLY_UNCOMMITTED)) safe = durable;
         tail_evict(&n->tail, n->options.tail_bytes, safe);
         safe = applicable(n, safe, fx);
-        if (safe > n->apply_sent && apply_is_due(n)) {
-            fx_add(fx, NODE_FX_APPLY)->seq = safe;
-            n->apply_sent = safe;
-            n->apply_sent_ms = n->now_ms;
-            n->unapplied_bytes = 0;
-        }
+        if (safe > n->apply_sent && apply_is_due(n)) apply_upto(n, safe, fx);
     }
     if (n->publish) {
         fx_add(fx, NODE_FX_PUBLISH);
@@ -409,7 +426,7 @@ void node_pump(struct node *n, struct node_effects *fx) {
 
 bool node_wants_pump(const struct node *n) {
     for (unsigned i = 0; i < n->n_peers; i++)
-        if (n->peers[i].heartbeat_held) return true;
+        if (n->peers[i].heartbeat_held || n->peers[i].gathering) return true;
     return false;
 }
 

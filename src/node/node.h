@@ -105,7 +105,8 @@ enum node_effect_type {
     NODE_FX_FEED, /* peer, ticket, seq: read blocks from seq on, up to limit_seq and about
                      `bytes`, then FED */
     /* for the apply thread */
-    NODE_FX_APPLY, /* seq: apply up to there; a later one replaces it; then APPLIED as it goes on */
+    NODE_FX_APPLY, /* seq: apply up to there; a later one replaces it; then APPLIED as it goes on.
+                      blocks, if any: some of what leads up to there, for apply_give */
     NODE_FX_FLUSH, /* flush the store, then FLUSHED */
     /* for clients */
     NODE_FX_REPLY,   /* token, status, text, reply */
@@ -132,7 +133,7 @@ struct node_effect {
     uint64_t peer, stream, token, seq, epoch, term, vote, cluster_id, ticket, limit_seq, bytes;
     enum wal_founding founding;
     const struct config *config; /* FOUND, TRUNCATE: the node's own, copied by the shell at once */
-    struct node_bytes blocks;    /* WRITE: one reference that the shell releases */
+    struct node_bytes blocks;    /* WRITE, APPLY: one reference that the shell releases */
     struct peer_msg msg;         /* SEND: its blocks likewise */
     replog_status status;
     struct node_reply reply;

@@ -22,10 +22,14 @@ enum {
     NODE_MAX_ADMIN = 64,              /* checkpoint and truncate requests */
     NODE_MAX_MARKERS = 4096,          /* markers appended and not yet committed */
     NODE_MAX_INFLIGHT_MESSAGES = 256, /* with blocks, to one follower */
+    NODE_GATHER_MESSAGES = 2,         /* on their way to a follower: then blocks are gathered */
+    NODE_GATHER_BYTES = 64 << 10,     /* up to so many */
+    NODE_GATHER_MS = 2,               /* and for so long after the last one left */
     NODE_DEFAULT_DEADLINE_MS = 10000,
     NODE_ASK_AGAIN_MS = 150,
     NODE_RAFT_QUEUE = 8,
-    NODE_APPLY_BYTES = 256 << 10,
+    NODE_APPLY_BYTES = 1 << 20,
+    NODE_APPLY_GIVEN_BYTES = 1 << 20, /* of memory's blocks that go with one APPLY */
     NODE_APPLY_MS = 15,
     NODE_FEW_RECORDS = 4,   /* uncommitted: more is load */
     NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
@@ -48,6 +52,8 @@ struct node_peer {
         uint64_t last_seq, bytes;
     } inflight[NODE_MAX_INFLIGHT_MESSAGES];
     unsigned inflight_head, n_inflight;
+    uint64_t sent_ms;    /* the newest of them */
+    bool gathering;      /* blocks wait for more to go with them */
     bool feed_pending;   /* the reader thread is at it */
     uint64_t ticket;     /* of the newest FEED; answers to older ones are dropped */
     bool heartbeat_held; /* a heartbeat that the next blocks, or a pump, will carry */
@@ -153,8 +159,8 @@ struct node {
     struct admin_wait admin[NODE_MAX_ADMIN];
     unsigned n_admin;
 
-    uint64_t applied_seq, apply_sent;
-    uint64_t unapplied_bytes; /* committed since the last APPLY, about */
+    uint64_t applied_seq, apply_sent, apply_sent_before; /* the last one and the one before */
+    uint64_t unapplied_bytes;                            /* committed since the last APPLY, about */
     uint64_t apply_sent_ms;
     uint64_t synced_seq, sync_asked; /* --sync none: durable for certain; asked to be */
     uint64_t checkpoint_seq;         /* the store here durably holds all up to it */

@@ -383,7 +383,7 @@ void replicate_peer_down(struct node *n, struct node_peer *p, struct node_effect
 void replicate_writes(struct node *n, struct node_effects *fx) {
     struct node_bytes run;
     uint64_t last;
-    while (tail_run(&n->tail, n->write_next, WRITE_BYTES, &run, &last)) {
+    while (tail_run(&n->tail, n->write_next, UINT64_MAX, WRITE_BYTES, &run, &last)) {
         struct node_effect *e = fx_add(fx, NODE_FX_WRITE);
         e->blocks = run;
         e->seq = last;
@@ -402,6 +402,7 @@ static void send_blocks(struct node *n, struct node_peer *p, struct node_bytes b
     p->inflight[slot].bytes = blocks.size_bytes;
     p->n_inflight++;
     p->inflight_bytes += blocks.size_bytes;
+    p->sent_ms = n->now_ms;
     p->next_seq = last_seq + 1;
     p->heartbeat_held = false;
     p->told_round = msg.raft.round;
@@ -415,12 +416,25 @@ static bool window_open(const struct node *n, const struct node_peer *p) {
            p->n_inflight < NODE_MAX_INFLIGHT_MESSAGES;
 }
 
+/* With messages on their way to it, a follower is better served by few large ones: each is a write
+ * and a sync there, and a few thread switches on the way. The first and the second go at once, so
+ * that one travels while the other is being written. Over a long way nobody waits for the answer:
+ * what was gathered goes after a moment. */
+static bool gathers(const struct node *n, const struct node_peer *p) {
+    return p->n_inflight >= NODE_GATHER_MESSAGES && n->now_ms - p->sent_ms < NODE_GATHER_MS &&
+           !tail_holds_above(&n->tail, p->next_seq - 1, NODE_GATHER_BYTES);
+}
+
 /* Sends what the window allows. */
 static void feed(struct node *n, struct node_peer *p, struct node_effects *fx) {
+    p->gathering = false;
     while (p->streaming && p->up && !p->feed_pending && window_open(n, p)) {
         struct node_bytes run;
         uint64_t last;
-        if (tail_run(&n->tail, p->next_seq, PEER_MAX_BLOCK_BYTES, &run, &last)) {
+        bool in_memory = p->next_seq > n->tail.base.seq && p->next_seq <= tail_end(&n->tail).seq;
+        p->gathering = in_memory && gathers(n, p);
+        if (p->gathering) break;
+        if (tail_run(&n->tail, p->next_seq, UINT64_MAX, PEER_MAX_BLOCK_BYTES, &run, &last)) {
             send_blocks(n, p, run, last, fx);
             continue;
         }

@@ -122,17 +122,17 @@ static size_t below(const struct tail *t, uint64_t seq) {
     return low;
 }
 
-bool tail_run(const struct tail *t, uint64_t seq, size_t max_bytes, struct node_bytes *out,
-              uint64_t *last_seq) {
+bool tail_run(const struct tail *t, uint64_t seq, uint64_t upto_seq, size_t max_bytes,
+              struct node_bytes *out, uint64_t *last_seq) {
     size_t i = below(t, seq);
-    if (i == t->n || at(t, i)->first_seq != seq) return false;
+    if (i == t->n || at(t, i)->first_seq != seq || at(t, i)->last_seq > upto_seq) return false;
     const struct tail_block *b = at(t, i);
     struct node_bytes run = {.blob = b->blob, .offset = b->offset, .size_bytes = b->length};
     *last_seq = b->last_seq;
     for (i++; i < t->n; i++) {
         b = at(t, i);
         if (b->blob != run.blob || b->offset != run.offset + run.size_bytes ||
-            run.size_bytes + b->length > max_bytes)
+            run.size_bytes + b->length > max_bytes || b->last_seq > upto_seq)
             break;
         run.size_bytes += b->length;
         *last_seq = b->last_seq;
@@ -151,6 +151,13 @@ bool tail_pos(const struct tail *t, uint64_t seq, struct wal_pos *pos) {
     if (seq < t->base.seq || i == t->n || at(t, i)->last_seq != seq) return false;
     *pos = (struct wal_pos){.seq = seq, .term = at(t, i)->term, .chain = at(t, i)->hash};
     return true;
+}
+
+bool tail_holds_above(const struct tail *t, uint64_t seq, uint64_t bytes) {
+    uint64_t found = 0;
+    for (size_t i = t->n; i-- > 0 && found < bytes && at(t, i)->first_seq > seq;)
+        found += at(t, i)->length;
+    return found >= bytes;
 }
 
 uint64_t tail_bytes_above(const struct tail *t, uint64_t seq) {

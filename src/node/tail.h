@@ -44,13 +44,15 @@ void tail_cut(struct tail *t, uint64_t keep_seq);
 void tail_evict(struct tail *t, uint64_t limit_bytes, uint64_t durable_seq);
 
 /* The longest run of bytes, at most max_bytes (but at least one block), that begins with the block
- * whose first seq is `seq` and lies in one blob. *out gets a reference, *last_seq the run's last
- * seq. false when no block begins there. */
-bool tail_run(const struct tail *t, uint64_t seq, size_t max_bytes, struct node_bytes *out,
-              uint64_t *last_seq);
+ * whose first seq is `seq`, ends at or below upto_seq and lies in one blob. *out gets a reference,
+ * *last_seq the run's last seq. false when no such block begins there. */
+bool tail_run(const struct tail *t, uint64_t seq, uint64_t upto_seq, size_t max_bytes,
+              struct node_bytes *out, uint64_t *last_seq);
 /* The position of the block end at `seq`: a block's in memory, or the base. false: neither. */
 bool tail_pos(const struct tail *t, uint64_t seq, struct wal_pos *pos);
 /* Bytes of the blocks above `seq` that are in memory. */
 uint64_t tail_bytes_above(const struct tail *t, uint64_t seq);
+/* Whether they are at least so many: looks at few blocks. */
+bool tail_holds_above(const struct tail *t, uint64_t seq, uint64_t bytes);
 
 #endif

@@ -143,7 +143,7 @@ void call_sent(struct rpc_call *call, size_t size_bytes) {
  * something to send, each with a reference. */
 enum { BATCH_CONNS = 64 };
 static _Thread_local struct {
-    bool on;
+    bool on, ending;
     size_t n;
     struct rpc_conn *conns[BATCH_CONNS];
 } batch;
@@ -153,9 +153,11 @@ void rpc_batch_begin(void) {
     batch.on = true;
 }
 
+bool rpc_in_batch(void) { return batch.ending; }
 void rpc_batch_end(void) {
     CHECK(batch.on);
     batch.on = false;
+    batch.ending = true;
     for (size_t i = 0; i < batch.n; i++) {
         struct rpc_conn *conn = batch.conns[i];
         pthread_mutex_lock(&conn->mu);
@@ -164,6 +166,7 @@ void rpc_batch_end(void) {
         conn_unref(conn);
     }
     batch.n = 0;
+    batch.ending = false;
 }
 
 /* Sends what is queued on the connection, now or at the end of this thread's batch. */

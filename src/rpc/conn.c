@@ -354,7 +354,7 @@ static void conn_pump(struct rpc_conn *conn) {
         } else if (conn->sending.n_iov == 0) {
             check_finished(conn);
             return;
-        } else if (!(was_quiet(conn) && send_now(conn))) {
+        } else if (!((was_quiet(conn) || conn->delivering || rpc_in_batch()) && send_now(conn))) {
             start_send(conn);
         }
     }

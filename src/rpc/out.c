@@ -11,6 +11,12 @@ static bool is_big(size_t size_bytes) {
     return size_bytes >= PIECE_BIG_BYTES;
 }
 
+/* Into the message. What has an owner stays where it lies; as a small piece it is copied once, when
+ * it goes out. */
+static bool is_copied(const struct rpc_piece *piece) {
+    return piece->owner ? piece->size_bytes == 0 : !is_big(piece->size_bytes);
+}
+
 static void put_prefix(uint8_t *p, size_t size_bytes) {
     p[0] = 0; /* not compressed */
     for (int i = 0; i < 4; i++) p[1 + i] = (uint8_t)(size_bytes >> (24 - 8 * i));
@@ -37,7 +43,7 @@ struct rpc_out *out_new(const struct rpc_piece *pieces, size_t n) {
     size_t copied = MESSAGE_PREFIX_BYTES, total = 0;
     for (size_t i = 0; i < n; i++) {
         total += pieces[i].size_bytes;
-        if (!is_big(pieces[i].size_bytes)) copied += pieces[i].size_bytes;
+        if (is_copied(&pieces[i])) copied += pieces[i].size_bytes;
     }
     if (total > UINT32_MAX) return NULL;
     uint8_t *at;
@@ -48,7 +54,7 @@ struct rpc_out *out_new(const struct rpc_piece *pieces, size_t n) {
     at += MESSAGE_PREFIX_BYTES;
     for (size_t i = 0; i < n; i++) {
         const struct rpc_piece *piece = &pieces[i];
-        if (!is_big(piece->size_bytes)) {
+        if (is_copied(piece)) {
             if (piece->size_bytes) memcpy(at, piece->data, piece->size_bytes);
             at += piece->size_bytes;
             continue;

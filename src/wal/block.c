@@ -22,6 +22,7 @@ enum {
     AT_ACKED_BELOW = 64,
     AT_CHAIN = 72,
     VERSION = 1,
+    FIRST_BYTES = 176, /* of records, when nobody says */
     ALL_FLAGS = BLOCK_BATCH | BLOCK_KEYED | BLOCK_MARKER,
     MAX_RECORDS = REPLOG_MAX_BATCH_RECORDS + 1 /* and the COMMIT */
 };
@@ -54,20 +55,42 @@ static uint16_t flags_of(uint8_t op, size_t key_bytes) {
 
 /* ---- Writing */
 void block_begin(struct block_builder *b) {
-    *b = (struct block_builder){0};
-    uint8_t *header = buffer_extend(&b->bytes, BLOCK_HEADER_BYTES);
-    if (header) memset(header, 0, BLOCK_HEADER_BYTES);
+    block_begin_sized(b, FIRST_BYTES);
+}
+
+void block_begin_sized(struct block_builder *b, size_t expected_bytes) {
+    size_t most = BLOCK_MAX_BYTES - BLOCK_HEADER_BYTES;
+    if (expected_bytes > most) expected_bytes = most;
+    *b = (struct block_builder){.blob = blob_new(BLOCK_HEADER_BYTES + expected_bytes)};
+    b->failed = !b->blob;
+    if (b->failed) return;
+    memset(b->blob->data, 0, BLOCK_HEADER_BYTES);
+    b->blob->size_bytes = BLOCK_HEADER_BYTES;
 }
 
 void block_builder_free(struct block_builder *b) {
-    buffer_free(&b->bytes);
+    blob_unref(b->blob);
     *b = (struct block_builder){0};
+}
+
+static bool reserve(struct block_builder *b, size_t n) {
+    if (b->failed) return false;
+    size_t need = b->blob->size_bytes + n;
+    if (need <= b->blob->capacity) return true;
+    struct blob *more = blob_new(need > 2 * b->blob->capacity ? need : 2 * b->blob->capacity);
+    if (!more) return false;
+    more->size_bytes = b->blob->size_bytes;
+    memcpy(more->data, b->blob->data, b->blob->size_bytes);
+    blob_unref(b->blob);
+    b->blob = more;
+    return true;
 }
 
 static bool put_record(struct block_builder *b, uint8_t op, struct slice key, struct slice value) {
     size_t size = BLOCK_RECORD_HEADER_BYTES + key.size_bytes + value.size_bytes;
-    uint8_t *at = buffer_extend(&b->bytes, size);
-    if (!at) return false;
+    if (!reserve(b, size)) return false;
+    uint8_t *at = b->blob->data + b->blob->size_bytes;
+    b->blob->size_bytes += size;
     at[0] = op;
     put_u24(at + 1, (uint32_t)key.size_bytes);
     put_u32(at + 4, (uint32_t)value.size_bytes);
@@ -111,28 +134,24 @@ replog_status block_add(struct block_builder *b, replog_op op, struct slice key,
                         replog_error *err) {
     replog_status status = check_user_record(b, op, key, value, err);
     if (status) return status;
-    bool failed_before = b->bytes.failed;
-    if (!put_record(b, (uint8_t)op, key, value)) {
-        b->bytes.failed = failed_before;
+    if (!put_record(b, (uint8_t)op, key, value))
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a record of %zu bytes",
                          key.size_bytes + value.size_bytes);
-    }
     b->payload_bytes += BLOCK_RECORD_HEADER_BYTES + key.size_bytes + value.size_bytes;
     return REPLOG_OK;
 }
 
 void block_add_marker(struct block_builder *b, replog_op op, struct slice value) {
     CHECK(is_marker_op((uint8_t)op));
-    put_record(b, (uint8_t)op, (struct slice){0}, value);
+    if (!put_record(b, (uint8_t)op, (struct slice){0}, value)) b->failed = true;
 }
 
 struct blob *block_finish(struct block_builder *b, uint32_t *n_records, uint16_t *flags) {
     struct blob *blob = NULL;
-    if (!b->bytes.failed) {
+    if (!b->failed) {
         CHECK(b->n_records > 0);
-        blob = blob_copy(b->bytes.data, b->bytes.size_bytes);
-    }
-    if (blob) {
+        blob = b->blob;
+        b->blob = NULL;
         *n_records = b->n_records;
         *flags = b->flags;
     }

@@ -57,13 +57,16 @@ static inline uint64_t block_last_seq(const struct block_header *h) {
 /* ---- Writing: a blob is begun with room for the header, filled, and sealed once its place in the
  * log is known. */
 struct block_builder {
-    struct buffer bytes; /* header space, then records */
+    struct blob *blob; /* header space, then records; size_bytes: so far; NULL: memory failed */
+    bool failed;
     uint32_t n_records;
     uint16_t flags;
     size_t payload_bytes; /* against REPLOG_MAX_BATCH_BYTES */
 };
 /* Initialises *b, whatever was in it (a builder in use is freed or finished first). */
 void block_begin(struct block_builder *b);
+/* The same with room for records of `expected_bytes`, their headers included; both grow. */
+void block_begin_sized(struct block_builder *b, size_t expected_bytes);
 void block_builder_free(struct block_builder *b);
 /* Appends a user's PUT or DELETE. INVALID_ARGUMENT (op, key, value, number of records, bytes of the
  * batch: the sentence names limit and value); RESOURCE_EXHAUSTED when memory is short. After an

@@ -144,11 +144,22 @@ static replog_status posix_sync(struct disk_file *file, replog_error *err) {
     return REPLOG_UNAVAILABLE;
 }
 
+static replog_status posix_size(struct disk_file *file, uint64_t *size_bytes, replog_error *err) {
+    struct stat st;
+    if (fstat(file->fd, &st) < 0) return disk_errno(err, errno, "stat", file->path);
+    *size_bytes = (uint64_t)st.st_size;
+    return REPLOG_OK;
+}
+
+/* Files of the log are never sparse, so that only what lies behind the end is new: asking for the
+ * whole range costs a walk over all of it. */
 static replog_status posix_allocate(struct disk_file *file, uint64_t size_bytes,
                                     replog_error *err) {
-    if (!size_bytes) return REPLOG_OK;
+    uint64_t have = 0;
+    replog_status status = posix_size(file, &have, err);
+    if (status || size_bytes <= have) return status;
     int errnum;
-    do errnum = posix_fallocate(file->fd, 0, (off_t)size_bytes);
+    do errnum = posix_fallocate(file->fd, (off_t)have, (off_t)(size_bytes - have));
     while (errnum == EINTR);
     return errnum ? disk_errno(err, errnum, "allocate", file->path) : REPLOG_OK;
 }
@@ -158,13 +169,6 @@ static replog_status posix_resize(struct disk_file *file, uint64_t size_bytes, r
     do result = ftruncate(file->fd, (off_t)size_bytes);
     while (result < 0 && errno == EINTR);
     return result < 0 ? disk_errno(err, errno, "resize", file->path) : REPLOG_OK;
-}
-
-static replog_status posix_size(struct disk_file *file, uint64_t *size_bytes, replog_error *err) {
-    struct stat st;
-    if (fstat(file->fd, &st) < 0) return disk_errno(err, errno, "stat", file->path);
-    *size_bytes = (uint64_t)st.st_size;
-    return REPLOG_OK;
 }
 
 /* ---- Names */

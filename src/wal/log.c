@@ -296,6 +296,7 @@ static replog_status make_room(struct wal *wal, uint64_t bytes, uint64_t first_u
         status = wal->disk->allocate(segment->file, size, &why);
     }
     if (!status) segment->file_bytes = size;
+    if (!status && bytes <= WAL_GROW_BYTES / 4) wal->zero_to = size;
     if (!status) return REPLOG_OK;
     *err = why;
     return status == REPLOG_RESOURCE_EXHAUSTED ? status : wal_break(wal, err);
@@ -328,7 +329,18 @@ static void publish(struct wal *wal, const struct slice *pieces, size_t n,
     atomic_store(&wal->tail_seq, tail.seq);
 }
 
-static const uint8_t zeros[WAL_PAGE_BYTES];
+static const uint8_t zeros[64 << 10];
+enum { GROUP_MORE_PIECES = 2 + WAL_GROW_BYTES / sizeof zeros + 1 }; /* header, padding, and zeros */
+
+/* Pieces for zeros from *offset to `end`. */
+static size_t add_zeros(struct wal *wal, size_t n, uint64_t offset, uint64_t end) {
+    while (offset < end) {
+        size_t part = end - offset < sizeof zeros ? (size_t)(end - offset) : sizeof zeros;
+        wal->pieces[n++] = (struct iovec){(void *)zeros, part};
+        offset += part;
+    }
+    return n;
+}
 
 /* A write that found no space may have left a part: no valid group may stand there. */
 static replog_status erase_group(struct wal *wal, replog_error *err) {
@@ -356,10 +368,13 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
     wal->pieces[0] = (struct iovec){header, GROUP_HEADER_BYTES};
     for (size_t i = 0; i < n; i++)
         wal->pieces[i + 1] = (struct iovec){(void *)pieces[i].data, pieces[i].size_bytes};
-    uint64_t padding = group_padded_bytes(length) - GROUP_HEADER_BYTES - length;
-    wal->pieces[n + 1] = (struct iovec){(void *)zeros, padding};
+    uint64_t written = segment->write_end + GROUP_HEADER_BYTES + length;
+    uint64_t end = segment->write_end + group_padded_bytes(length);
+    if (wal->zero_to > end) end = wal->zero_to;
+    wal->zero_to = 0;
+    size_t n_pieces = add_zeros(wal, n + 1, written, end);
     replog_status status =
-        wal->disk->write(segment->file, wal->pieces, n + 2, segment->write_end, err);
+        wal->disk->write(segment->file, wal->pieces, n_pieces, segment->write_end, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);
     if (status) return wal_break(wal, err);
     publish(wal, pieces, n, &group);
@@ -367,11 +382,11 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
 }
 
 static bool reserve_pieces(struct wal *wal, size_t n) {
-    if (wal->pieces_capacity >= n + 2) return true;
-    struct iovec *pieces = realloc(wal->pieces, (n + 2) * sizeof *pieces);
+    if (wal->pieces_capacity >= n + GROUP_MORE_PIECES) return true;
+    struct iovec *pieces = realloc(wal->pieces, (n + GROUP_MORE_PIECES) * sizeof *pieces);
     if (!pieces) return false;
     wal->pieces = pieces;
-    wal->pieces_capacity = n + 2;
+    wal->pieces_capacity = n + GROUP_MORE_PIECES;
     return true;
 }
 

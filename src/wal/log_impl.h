@@ -73,6 +73,7 @@ struct wal {
     uint64_t preparing_number, preparing_bytes;
     struct iovec *pieces; /* scratch for one write */
     size_t pieces_capacity;
+    uint64_t zero_to; /* the next write fills the active file with zeros up to here; 0: it does not */
 };
 
 /* ---- log.c */

@@ -154,6 +154,7 @@ static void carry_out(struct sim_member *m, struct node_effect *fx) {
         break;
     case NODE_FX_APPLY:
         if (fx->seq > m->apply_target) m->apply_target = fx->seq;
+        if (fx->blocks.blob) apply_give(m->apply.applier, fx->blocks);
         want_apply(m);
         break;
     case NODE_FX_FLUSH:

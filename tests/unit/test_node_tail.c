@@ -23,24 +23,28 @@ static void runs_are_contiguous(void **state) {
     struct node_bytes run;
     uint64_t last;
     tail_init(&t, (struct wal_pos){7, 1, 70});
-    assert_false(tail_run(&t, 8, 1000, &run, &last));
+    assert_false(tail_run(&t, 8, UINT64_MAX, 1000, &run, &last));
     add(&t, 1, 100, 1);
     add(&t, 3, 200, 1);
     add(&t, 1, 300, 2);
     assert_int_equal(tail_end(&t).seq, 12);
     assert_int_equal(tail_end(&t).chain, 120);
-    assert_true(tail_run(&t, 8, 300, &run, &last));
+    assert_true(tail_run(&t, 8, UINT64_MAX, 300, &run, &last));
     assert_int_equal(run.size_bytes, 300);
     assert_int_equal(last, 11);
     assert_int_equal(run.blob->data[run.offset + 100], 3);
     blob_unref(run.blob);
-    assert_true(tail_run(&t, 9, 1, &run, &last)); /* one block always fits */
+    assert_true(tail_run(&t, 8, 10, 1000, &run, &last)); /* not into the block that ends at 11 */
+    assert_int_equal(last, 8);
+    blob_unref(run.blob);
+    assert_false(tail_run(&t, 9, 10, 1000, &run, &last));
+    assert_true(tail_run(&t, 9, UINT64_MAX, 1, &run, &last)); /* one block always fits */
     assert_int_equal(run.size_bytes, 200);
     blob_unref(run.blob);
-    assert_false(tail_run(&t, 10, 1000, &run, &last)); /* inside a block */
-    assert_false(tail_run(&t, 13, 1000, &run, &last));
+    assert_false(tail_run(&t, 10, UINT64_MAX, 1000, &run, &last)); /* inside a block */
+    assert_false(tail_run(&t, 13, UINT64_MAX, 1000, &run, &last));
     add(&t, 1, 2 << 20, 2); /* a blob of its own */
-    assert_true(tail_run(&t, 12, 4 << 20, &run, &last));
+    assert_true(tail_run(&t, 12, UINT64_MAX, 4 << 20, &run, &last));
     assert_int_equal(last, 12);
     blob_unref(run.blob);
     tail_free(&t);
@@ -70,7 +74,7 @@ static void a_cut_never_writes_over_bytes_in_flight(void **state) {
     tail_init(&t, (struct wal_pos){0});
     add(&t, 1, 100, 1);
     add(&t, 2, 100, 1);
-    assert_true(tail_run(&t, 2, 1000, &run, &last));
+    assert_true(tail_run(&t, 2, UINT64_MAX, 1000, &run, &last));
     tail_cut(&t, 1);
     assert_int_equal(tail_end(&t).seq, 1);
     assert_int_equal(t.size_bytes, 100);

@@ -598,6 +598,7 @@ static void a_failed_write_breaks_the_log(void **state) {
     struct fixture *f = *state;
     open_log(f, REPLOG_SYNC_NONE);
     append(f, "a", "1");
+    append(f, "a", "2"); /* grows the file, so that the next write is the group alone */
     disk_mem_fail_writes(f->mem, 1);
     char value[8000]; /* so that the half which stands is not a whole record */
     memset(value, 'v', sizeof value);
@@ -607,8 +608,8 @@ static void a_failed_write_breaks_the_log(void **state) {
     replog_wal_close(f->wal, NULL);
     f->wal = NULL;
     open_log(f, REPLOG_SYNC_NONE);
-    assert_replay(f, 0, "1:PUT(a=1) ");
-    assert_true(append(f, "b", "2") == 2);
+    assert_replay(f, 0, "1:PUT(a=1) 2:PUT(a=2) ");
+    assert_true(append(f, "b", "2") == 3);
 }
 
 static void a_full_disk_passes(void **state) {
