@@ -7,7 +7,12 @@
 #include "base/log.h"
 #include "server/services.h"
 
-enum { STREAM_MAX_INFLIGHT = 4096, MAX_STREAMS = 1024 };
+enum {
+    STREAM_MAX_INFLIGHT = 4096,
+    MAX_STREAMS = 1024,
+    MAX_SPARE = 256, /* of a stream */
+    SPARE_BLOCK_BYTES = 4096
+};
 
 /* Why a stream is held back; any of them suffices. */
 enum pause { PAUSE_GATE = 1, PAUSE_COUNT = 2, PAUSE_REPLIES = 4 };
@@ -26,6 +31,8 @@ struct append_stream {
     pthread_mutex_t lock;       /* of all below */
     unsigned refs;              /* the call's, and one for each request in flight */
     struct append *head, **tail;
+    struct append *spare; /* answered, for use again */
+    unsigned n_spare;
     struct reply_bytes reply;
     unsigned n_inflight, paused;
     bool ended;   /* the client will send no more */
@@ -39,7 +46,8 @@ struct append {
     struct server *s;
     struct append_stream *stream; /* NULL: unary */
     struct rpc_call *call;        /* unary */
-    struct append *next;          /* in the stream's order */
+    struct append *next;          /* in the stream's order, or among its spare ones */
+    struct blob *block;           /* its bytes; kept for the next one when they are few */
     uint64_t bytes;
     bool done;
     replog_status status;
@@ -157,27 +165,30 @@ static replog_status decode_fields(const uint8_t *bytes, size_t size_bytes, stru
     return REPLOG_OK;
 }
 
-/* Into a block that the caller unrefs. */
-static replog_status decode_append(const uint8_t *bytes, size_t size_bytes, struct node_append *out,
-                                   replog_error *err) {
+/* Into out->block, in the bytes of *block if they are free; *block is that block then, or NULL. */
+static replog_status decode_append(const uint8_t *bytes, size_t size_bytes, struct blob **block,
+                                   struct node_append *out, replog_error *err) {
     struct block_builder builder;
     *out = (struct node_append){0};
     /* a record's framing is a little longer in the block: only the shortest ones need more room */
-    block_begin_sized(&builder, size_bytes + size_bytes / 8 + 64);
+    block_begin_sized(&builder, size_bytes + size_bytes / 8 + 64, *block);
+    *block = NULL;
     replog_status st = decode_fields(bytes, size_bytes, &builder, out, err);
     if (st != REPLOG_OK) {
         block_builder_free(&builder);
         return st;
     }
     out->block = block_finish(&builder, &out->n_records, &out->flags);
-    if (out->block) return REPLOG_OK;
-    return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+    if (!out->block) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
+    *block = out->block;
+    return REPLOG_OK;
 }
 
 /* ---- Answering */
 
 static void append_free(struct append *a) {
     if (a->call) rpc_call_unref(a->call);
+    blob_unref(a->block);
     free(a->text);
     free(a);
 }
@@ -296,13 +307,11 @@ static void unary_done(struct request *request, const struct node_effect *fx) {
 static replog_status ask(struct append *a, const uint8_t *bytes, size_t size_bytes,
                          struct rpc_call *call, replog_error *err) {
     struct node_event ev = {.type = NODE_EV_APPEND};
-    replog_status st = decode_append(bytes, size_bytes, &ev.append, err);
+    replog_status st = decode_append(bytes, size_bytes, &a->block, &ev.append, err);
     if (st != REPLOG_OK) return st;
-    struct blob *block = ev.append.block;
-    a->bytes = block->size_bytes;
+    a->bytes = a->block->size_bytes;
     gate_enter(a);
     st = server_ask(a->s, &a->request, &ev, call, err);
-    blob_unref(block);
     if (st != REPLOG_OK) gate_leave(a);
     return st;
 }
@@ -338,6 +347,10 @@ static void stream_release(struct append_stream *st, unsigned n) {
     (void)pthread_mutex_destroy(&st->lock);
     rpc_call_unref(st->call);
     reply_bytes_free(&st->reply);
+    for (struct append *a = st->spare, *next; a; a = next) {
+        next = a->next;
+        append_free(a);
+    }
     free(st);
 }
 
@@ -351,6 +364,30 @@ static void answer(struct append_stream *st, const struct append *a) {
     }
 }
 
+/* ---- Appends come and go with the stream's lock held: taking them from the stream costs less than
+ * memory that one thread asks for and another gives back. */
+
+static struct append *take_spare(struct append_stream *st) {
+    struct append *a = st->spare;
+    if (!a) return calloc(1, sizeof *a);
+    struct blob *block = a->block;
+    st->spare = a->next;
+    st->n_spare--;
+    memset(a, 0, sizeof *a);
+    a->block = block;
+    return a;
+}
+
+static void put_spare(struct append_stream *st, struct append *a) {
+    if (st->n_spare == MAX_SPARE || a->text || a->bytes > SPARE_BLOCK_BYTES) {
+        append_free(a);
+        return;
+    }
+    a->next = st->spare;
+    st->spare = a;
+    st->n_spare++;
+}
+
 /* Sends what is next in order and done. */
 static void stream_flush(struct append_stream *st) {
     unsigned released = 0;
@@ -361,7 +398,7 @@ static void stream_flush(struct append_stream *st) {
         if (!st->head) st->tail = &st->head;
         st->n_inflight--;
         answer(st, a);
-        append_free(a);
+        put_spare(st, a);
         released++;
     }
     if (st->n_inflight <= STREAM_MAX_INFLIGHT / 2) clear_pause(st, PAUSE_COUNT);
@@ -403,17 +440,13 @@ static void stream_fail(struct append_stream *st, struct append *a, replog_statu
 /* A place in the stream's order, before the request goes out; NULL: not wanted any more. The caller
  * holds a reference of the stream while the request has one. */
 static struct append *stream_enqueue(struct append_stream *st) {
-    struct append *a = calloc(1, sizeof *a);
-    if (!a) {
-        rpc_cancel(st->call);
-        return NULL;
-    }
-    a->request.done = stream_done;
-    a->s = st->s;
-    a->stream = st;
     (void)pthread_mutex_lock(&st->lock);
-    bool wanted = !st->over && !st->refused;
-    if (wanted) {
+    struct append *a = st->over || st->refused ? NULL : take_spare(st);
+    bool short_of_memory = !a && !st->over && !st->refused;
+    if (a) {
+        a->request.done = stream_done;
+        a->s = st->s;
+        a->stream = st;
         *st->tail = a;
         st->tail = &a->next;
         st->n_inflight++;
@@ -421,9 +454,8 @@ static struct append *stream_enqueue(struct append_stream *st) {
         if (st->n_inflight >= STREAM_MAX_INFLIGHT) set_pause(st, PAUSE_COUNT);
     }
     (void)pthread_mutex_unlock(&st->lock);
-    if (wanted) return a;
-    free(a);
-    return NULL;
+    if (short_of_memory) rpc_cancel(st->call);
+    return a;
 }
 
 static struct append_stream *stream_new(struct server *s, struct rpc_call *call) {

@@ -20,9 +20,10 @@ struct node_loop {
     struct server *s;
     pthread_mutex_t lock;                 /* whoever turns the node holds it */
     atomic_uint_fast64_t sleeps_until_ms; /* the node thread */
-    atomic_bool traffic;                  /* events came since it looked last */
-    struct node_effects fx;               /* from here on with the lock */
-    uint64_t ticked_ms, published_ms, idled_ms;
+    atomic_uint_fast64_t ticked_ms;
+    atomic_bool traffic;    /* events came since it looked last */
+    struct node_effects fx; /* from here on with the lock */
+    uint64_t published_ms, idled_ms;
     bool publish;
 };
 
@@ -34,13 +35,17 @@ struct event *event_new(enum node_event_type type) {
     return e;
 }
 
-void event_free(struct event *e) {
-    if (!e) return;
+static void release_refs(struct event *e) {
     blob_unref(e->ev.append.block);
     blob_unref(e->ev.blocks.blob);
     blob_unref(e->msg.blocks.blob);
     free(e->text);
-    free(e);
+}
+
+void event_free(struct event *e) {
+    if (!e) return;
+    release_refs(e);
+    if (!e->embedded) free(e);
 }
 
 static void post(struct server *s, const struct node_event *ev, bool quiet) {
@@ -78,9 +83,8 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
     if (atomic_load(&s->draining)) {
         return error_set(err, REPLOG_UNAVAILABLE, "this member is stopping; try another one");
     }
-    struct event *e = event_new(ev->type);
-    if (!e) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "memory is short");
-    e->ev = *ev;
+    struct event *e = &request->event;
+    *e = (struct event){.link.cost_bytes = sizeof *e, .ev = *ev, .embedded = true};
     memcpy(&e->ev.token, &request, sizeof e->ev.token); /* a token is a request's address */
     e->ev.deadline_ms = node_deadline_ms(call);
     if (ev->append.block) {
@@ -89,7 +93,7 @@ replog_status server_ask(struct server *s, struct request *request, struct node_
         e->link.quiet = true;
     }
     if (!queue_offer(&s->events, &e->link)) {
-        event_free(e);
+        release_refs(e);
         stats_add(&s->stats.requests_refused, 1);
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED,
                          "more than %zu bytes of requests are waiting on this member; try again "
@@ -236,15 +240,27 @@ static uint64_t turn(struct node_loop *l) {
     return node_wants_pump(s->node) ? HELD_MS : TICK_MS;
 }
 
+/* False: somebody else is at it, and looks for new events once more when he is through. */
+static bool try_turn(struct node_loop *l, uint64_t *wait_ms) {
+    if (pthread_mutex_trylock(&l->lock) != 0) return false;
+    *wait_ms = turn(l);
+    (void)pthread_mutex_unlock(&l->lock);
+    return true;
+}
+
 static void *node_thread_main(void *arg) {
     struct server *s = arg;
     struct node_loop *l = s->node_loop;
     bool stop = false;
     while (!stop) {
         stop = !atomic_load(&s->node_running);
-        (void)pthread_mutex_lock(&l->lock);
-        uint64_t wait_ms = turn(l);
-        (void)pthread_mutex_unlock(&l->lock);
+        /* Somebody else's turn does for this thread's, but for the time. */
+        uint64_t wait_ms = HELD_MS;
+        if (!try_turn(l, &wait_ms) && (stop || clock_mono_ms() - l->ticked_ms >= TICK_MS)) {
+            (void)pthread_mutex_lock(&l->lock);
+            wait_ms = turn(l);
+            (void)pthread_mutex_unlock(&l->lock);
+        }
         /* With traffic there is nearly always something held back for a moment: to look for it in
          * time costs less than to be woken for each. */
         if (atomic_exchange(&l->traffic, false)) wait_ms = HELD_MS;
@@ -259,10 +275,8 @@ void node_thread_help(void *user) {
     struct node_loop *l = s->node_loop;
     for (unsigned i = 0; i < HELP_TURNS && queue_size_bytes(&s->events) > 0; i++) {
         if (!atomic_load(&s->node_running)) break;
-        /* whoever turns it looks for new events once more when it has let go of the lock */
-        if (pthread_mutex_trylock(&l->lock) != 0) return;
-        uint64_t wait_ms = turn(l);
-        (void)pthread_mutex_unlock(&l->lock);
+        uint64_t wait_ms;
+        if (!try_turn(l, &wait_ms)) return;
         bool sooner =
             wait_ms < TICK_MS && clock_mono_ms() + wait_ms < atomic_load(&l->sleeps_until_ms);
         if (sooner) queue_wake(&s->events);

@@ -74,10 +74,11 @@ struct event {
     struct node_event ev;
     struct peer_msg msg; /* where ev.msg points, if it does */
     char *text;          /* where ev.text points; freed with the event */
+    bool embedded;       /* in something larger, which outlives it */
 };
 /* NULL when memory is short. Its references (append.block, msg.blocks, blocks) are its own. */
 struct event *event_new(enum node_event_type type);
-void event_free(struct event *e);
+void event_free(struct event *e); /* of an embedded one only what it refers to */
 /* What has been done: always admitted, and never fails (memory short: the process stops). Copies
  * `ev`, takes over the references in it. */
 void server_post(struct server *s, const struct node_event *ev);
@@ -89,6 +90,7 @@ void server_post_urgent(struct server *s, const struct node_event *ev);
 struct request {
     /* On the node thread, exactly once, with fx->status, text and reply. Owns the request. */
     void (*done)(struct request *request, const struct node_effect *fx);
+    struct event event; /* server_ask's */
 };
 /* Offers the event (token and deadline are set here; `block`, if any, is referenced) on behalf of
  * the request. RESOURCE_EXHAUSTED or UNAVAILABLE: not taken, done will not be called. */

@@ -43,6 +43,10 @@ void blob_unref(struct blob *blob) {
     if (before == 1) free(blob);
 }
 
+bool blob_is_ours(const struct blob *blob) {
+    return blob && atomic_load_explicit(&blob->refs, memory_order_acquire) == 1;
+}
+
 /* ---- Buffer */
 void buffer_free(struct buffer *b) {
     free(b->data);

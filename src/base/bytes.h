@@ -50,6 +50,8 @@ struct blob *blob_new(size_t capacity);
 struct blob *blob_copy(const void *data, size_t size_bytes);
 struct blob *blob_ref(struct blob *blob); /* returns its argument; NULL passes through */
 void blob_unref(struct blob *blob);       /* NULL is ignored */
+/* Whether the caller's reference is the only one, so that the content may be made anew. */
+bool blob_is_ours(const struct blob *blob);
 
 /* A growing buffer. Zero-initialised is empty. A failed growth sets `failed` and drops what is
  * appended from then on: check once, at the end. Not thread-safe. */

@@ -55,13 +55,17 @@ static uint16_t flags_of(uint8_t op, size_t key_bytes) {
 
 /* ---- Writing */
 void block_begin(struct block_builder *b) {
-    block_begin_sized(b, FIRST_BYTES);
+    block_begin_sized(b, FIRST_BYTES, NULL);
 }
 
-void block_begin_sized(struct block_builder *b, size_t expected_bytes) {
+void block_begin_sized(struct block_builder *b, size_t expected_bytes, struct blob *spare) {
     size_t most = BLOCK_MAX_BYTES - BLOCK_HEADER_BYTES;
     if (expected_bytes > most) expected_bytes = most;
-    *b = (struct block_builder){.blob = blob_new(BLOCK_HEADER_BYTES + expected_bytes)};
+    *b = (struct block_builder){.blob = spare};
+    if (!blob_is_ours(spare) || spare->capacity < BLOCK_HEADER_BYTES + expected_bytes) {
+        blob_unref(spare);
+        b->blob = blob_new(BLOCK_HEADER_BYTES + expected_bytes);
+    }
     b->failed = !b->blob;
     if (b->failed) return;
     memset(b->blob->data, 0, BLOCK_HEADER_BYTES);

@@ -65,8 +65,10 @@ struct block_builder {
 };
 /* Initialises *b, whatever was in it (a builder in use is freed or finished first). */
 void block_begin(struct block_builder *b);
-/* The same with room for records of `expected_bytes`, their headers included; both grow. */
-void block_begin_sized(struct block_builder *b, size_t expected_bytes);
+/* The same with room for records of `expected_bytes`, their headers included; both grow. Begins in
+ * `spare` (whose reference it takes; NULL: none) if nobody else holds that and it is large enough.
+ */
+void block_begin_sized(struct block_builder *b, size_t expected_bytes, struct blob *spare);
 void block_builder_free(struct block_builder *b);
 /* Appends a user's PUT or DELETE. INVALID_ARGUMENT (op, key, value, number of records, bytes of the
  * batch: the sentence names limit and value); RESOURCE_EXHAUSTED when memory is short. After an
