@@ -55,6 +55,7 @@ struct rpc_conn *conn_new(bool is_server, const struct rpc_conn_limits *limits) 
     atomic_store(&conn->due_ms, UINT64_MAX);
     conn->last_rx_ms = conn->flood_at_ms = clock_mono_ms();
     conn->flood_tokens = FLOOD_BURST;
+    frames_begin(&conn->frames);
     conn->close_at_ms = UINT64_MAX;
     pthread_mutex_init(&conn->mu, NULL);
     pthread_cond_init(&conn->quiet, NULL);
@@ -229,7 +230,8 @@ static void receive(struct rpc_conn *conn, size_t n) {
     conn->rx_full = n == conn->rx_capacity;
     conn->why[0] = 0;
     if (conn->server) server_count(conn->server, COUNT_IN, n);
-    ssize_t used = nghttp2_session_mem_recv(conn->session, conn->rx_bytes, n);
+    ssize_t used = conn->server ? frames_give(conn, conn->rx_bytes, n)
+                                : nghttp2_session_mem_recv(conn->session, conn->rx_bytes, n);
     if (used >= 0) return;
     if (conn->server) server_count(conn->server, COUNT_PROTOCOL_ERROR, 1);
     char text[256];

@@ -116,7 +116,7 @@ void routes_free(struct rpc_routes *routes);
 /* The route's handlers.message for methods with a stub. */
 void stub_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes);
 
-/* ---- Connections (conn.c, session.c) -------------------------------------------------------- */
+/* ---- Connections (conn.c, frames.c, session.c) ---------------------------------------------- */
 
 enum conn_state { CONN_WAITING, CONN_DIALLING, CONN_OPEN, CONN_DEAD };
 
@@ -136,6 +136,15 @@ struct rpc_conn_limits {
     uint32_t max_streams, handshake_ms, keepalive_ms;
 };
 
+/* Where a server stands in what a client sends (frames.c). */
+struct rpc_frames {
+    uint32_t left;           /* bytes up to the next header: of the preface, or of a payload */
+    uint32_t highest_stream; /* of which HEADERS came */
+    uint8_t head[9], n_head; /* of a header that came in part: not given to nghttp2 yet */
+    bool dropping;           /* `left` bytes are thrown away */
+    bool strict; /* the first frame, or one within a block of headers: nothing is dropped there */
+};
+
 struct rpc_conn {
     _Atomic uint32_t refs;
     pthread_mutex_t mu;
@@ -152,6 +161,7 @@ struct rpc_conn {
     nng_aio *rx_now; /* without a callback: receives what is there */
     nng_aio *tx_now; /* without a callback: sends what the socket takes at once */
     nghttp2_session *session;
+    struct rpc_frames frames; /* server */
 
     uint8_t *rx_bytes;
     size_t rx_capacity;
@@ -226,6 +236,11 @@ void conn_note_ready(struct rpc_conn *conn, struct rpc_call *call, uint8_t flags
 bool conn_note_input(struct rpc_conn *conn, struct rpc_call *call, const uint8_t *data,
                      size_t size_bytes, bool last);
 
+void frames_begin(struct rpc_frames *frames);
+/* Gives what a server received to nghttp2, but for RST_STREAM of streams that were never opened.
+ * nghttp2's error code. Locked. */
+int frames_give(struct rpc_conn *conn, const uint8_t *bytes, size_t n);
+
 /* An nghttp2 session with our callbacks, settings and windows; NULL when memory is short. */
 nghttp2_session *session_new(struct rpc_conn *conn, bool is_server);
 /* Submits the request of a client's call. nghttp2's error code. Locked. */
@@ -233,6 +248,8 @@ int session_request(struct rpc_call *call, const char *path, uint32_t timeout_ms
 /* Starts or continues the sending of a call's queue. Locked. */
 void session_send_queue(struct rpc_call *call);
 void session_reset(struct rpc_call *call, uint32_t error_code);
+/* For a frame that brings nothing; false (and `why`): it came once too often. Locked. */
+bool session_flood_token(struct rpc_conn *conn);
 
 /* ---- Calls (call.c, input.c) ---------------------------------------------------------------- */
 

@@ -24,7 +24,7 @@ static struct rpc_call *call_of(nghttp2_session *session, int32_t stream_id) {
 
 /* ---- Floods: frames that bring nothing cost a token, DATA for a call that is over included. */
 
-static bool flood_token(struct rpc_conn *conn) {
+bool session_flood_token(struct rpc_conn *conn) {
     uint64_t now = clock_mono_ms();
     uint64_t gained = (now - conn->flood_at_ms) * FLOOD_PER_S / 1000;
     if (gained) {
@@ -55,7 +55,7 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
         brings = (hd->length > 0 || (hd->flags & NGHTTP2_FLAG_END_STREAM)) &&
                  (!conn->server || call_of(session, hd->stream_id));
     }
-    return brings || flood_token(conn) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+    return brings || session_flood_token(conn) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 /* Frames of unknown types are only counted: on_begin_frame sees them because these two exist. */
@@ -83,7 +83,7 @@ static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame
     (void)session;
     (void)frame;
     (void)error;
-    return flood_token(user) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+    return session_flood_token(user) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 /* ---- Headers */
@@ -150,7 +150,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     if (!call) return 0;
     conn->head.bytes += name_size + value_size + 32;
     if (conn->head.bytes > HEADER_BYTES_MAX) { /* resets this stream */
-        if (!flood_token(conn)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+        if (!session_flood_token(conn)) return NGHTTP2_ERR_CALLBACK_FAILURE;
         if (!call->is_server)
             call_close(call, REPLOG_RESOURCE_EXHAUSTED, "headers over the limit of 16384 bytes",
                        true);
