@@ -255,12 +255,9 @@ def test_deadlines_and_cancellation(t):
     calls = [s.Append.future(s.batch([(b"c%d" % i, b"v")]), timeout=T) for i in range(200)]
     for call in calls[::2]:
         call.cancel()
-    for i, call in enumerate(calls[1::2]):
-        # grpcio resets a stream whose headers it has not sent yet when such a call is cancelled;
-        # for that the connection is ended (see "Limits" in ARCHITECTURE.md), and calls are repeated
-        again = call.code().name == "UNAVAILABLE"
-        reply = s.Append(s.batch([(b"r%d" % i, b"v")]), timeout=T) if again else call.result()
-        check(reply.last_seq > 0, "the others are answered")
+    # grpcio may reset a stream whose headers it has not sent yet: nobody else is disturbed
+    for call in calls[1::2]:
+        check(call.result().last_seq > 0, "the others are answered")
 
 
 def test_many_clients_at_once(t):

@@ -197,7 +197,7 @@ static void test_the_rest_is_strict(void **state) {
         uint8_t type;
         uint32_t stream;
         size_t size;
-        enum { AFTER_CALL, FIRST_OF_ALL, WITHIN_HEADERS } where;
+        enum { AFTER_CALL, FIRST_OF_ALL, WITHIN_HEADERS, LATER_WITHIN_HEADERS } where;
     } cases[] = {{"RST_STREAM without a code", RST_STREAM, 3, 0, AFTER_CALL},
                  {"RST_STREAM of 3 bytes", RST_STREAM, 3, 3, AFTER_CALL},
                  {"RST_STREAM of 5 bytes", RST_STREAM, 3, 5, AFTER_CALL},
@@ -206,6 +206,7 @@ static void test_the_rest_is_strict(void **state) {
                  {"RST_STREAM on the server's stream", RST_STREAM, 2, 4, AFTER_CALL},
                  {"RST_STREAM before SETTINGS", RST_STREAM, 3, 4, FIRST_OF_ALL},
                  {"RST_STREAM within headers", RST_STREAM, 3, 4, WITHIN_HEADERS},
+                 {"RST_STREAM after CONTINUATION", RST_STREAM, 3, 4, LATER_WITHIN_HEADERS},
                  {"WINDOW_UPDATE of an idle stream", WINDOW_UPDATE, 3, 4, AFTER_CALL},
                  {"DATA of an idle stream", DATA, 3, 4, AFTER_CALL}};
     static struct bytes b;
@@ -219,6 +220,7 @@ static void test_the_rest_is_strict(void **state) {
             put_preface(&b);
         if (cases[c].where != FIRST_OF_ALL)
             put_request(&b, 1, stream_path, cases[c].where == AFTER_CALL ? END_HEADERS : 0);
+        if (cases[c].where == LATER_WITHIN_HEADERS) put_frame(&b, CONTINUATION, 0, 1, NULL, 0);
         put_frame(&b, cases[c].type, 0, cases[c].stream, payload, cases[c].size);
         uint64_t errors = stats_now().protocol_errors;
         int fd = raw_dial(rpc_server_port(server));
@@ -342,6 +344,7 @@ static void put_random(struct bytes *all, struct bytes *passed, uint32_t *highes
         payload[0] = (uint8_t)below(9);
         put_frame(&f, DATA, below(2) ? PADDED : 0, open, payload, 9 + below(sizeof payload - 9));
     }
+    if (below(8) == 0) f.data[5] |= 0x80; /* has no meaning */
     put(all, f.data, f.size);
     if (!dropped) put(passed, f.data, f.size);
 }
@@ -363,10 +366,11 @@ static void make_talk(struct bytes *all, struct bytes *passed) {
 
 /* Gives it all in pieces; the first error. */
 static int give_in_pieces(struct rpc_conn *conn, struct seen *s, const struct bytes *all) {
-    uint32_t most = below(3) ? 1 + below(20) : 1 + below(2000);
+    const uint32_t sizes[] = {20, 2000, (uint32_t)all->size};
+    uint32_t most = sizes[below(3)];
     int rv = 0;
     for (size_t at = 0, n; at < all->size && rv == 0; at += n) {
-        n = 1 + below(most);
+        n = most == all->size ? most : 1 + below(most);
         if (n > all->size - at) n = all->size - at;
         uint8_t *bytes = malloc(n); /* of its own, so that a sanitizer sees its end */
         assert_non_null(bytes);
