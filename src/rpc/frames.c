@@ -15,9 +15,16 @@ void frames_begin(struct rpc_frames *frames) {
     *frames = (struct rpc_frames){.left = NGHTTP2_CLIENT_MAGIC_LEN, .strict = true};
 }
 
+/* The header that n bytes more belong to; NULL: the rest of it comes later. */
+static const uint8_t *take_head(struct rpc_frames *f, const uint8_t *bytes, size_t n) {
+    if (n == sizeof f->head) return bytes;
+    memcpy(f->head + f->n_head, bytes, n);
+    f->n_head = (uint8_t)(f->n_head + n);
+    return f->n_head == sizeof f->head ? f->head : NULL;
+}
+
 /* A header is whole: what it says, and whether its frame is dropped. */
-static void begin_frame(struct rpc_frames *f) {
-    const uint8_t *head = f->head;
+static void begin_frame(struct rpc_frames *f, const uint8_t *head) {
     uint8_t type = head[3], flags = head[4];
     uint32_t id =
         (head[5] & 0x7fU) << 24 | (uint32_t)head[6] << 16 | (uint32_t)head[7] << 8 | head[8];
@@ -48,10 +55,9 @@ int frames_give(struct rpc_conn *conn, const uint8_t *bytes, size_t n) {
             if (f->dropping) from = at;
             continue;
         }
-        memcpy(f->head + held, bytes + at, got);
-        f->n_head = (uint8_t)(held + got);
-        if (got < want) break;
-        begin_frame(f);
+        const uint8_t *head = take_head(f, bytes + at, got);
+        if (!head) break;
+        begin_frame(f, head);
         if (f->dropping) {
             rv = give(conn, bytes + from, at - from);
             from = at + got;
