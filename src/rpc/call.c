@@ -148,12 +148,15 @@ static _Thread_local struct {
     struct rpc_conn *conns[BATCH_CONNS];
 } batch;
 
+bool call_batch_ends(void) {
+    return batch.ending;
+}
+
 void rpc_batch_begin(void) {
     CHECK(!batch.on);
     batch.on = true;
 }
 
-bool rpc_in_batch(void) { return batch.ending; }
 void rpc_batch_end(void) {
     CHECK(batch.on);
     batch.on = false;

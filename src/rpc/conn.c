@@ -319,11 +319,12 @@ static bool send_now(struct rpc_conn *conn) {
     }
 }
 
-/* A busy connection had better gather while nng sends. */
-static bool was_quiet(struct rpc_conn *conn) {
+/* A thread that delivers or ends a batch has gathered what it sends; from others a busy connection
+ * had better gather while nng sends. */
+static bool sends_now(struct rpc_conn *conn) {
     uint64_t now_ns = clock_mono_ns(), since_ns = now_ns - conn->sent_ns;
     conn->sent_ns = now_ns;
-    return since_ns >= QUIET_NS;
+    return conn->delivering || call_batch_ends() || since_ns >= QUIET_NS;
 }
 
 static void start_send(struct rpc_conn *conn) {
@@ -356,7 +357,7 @@ static void conn_pump(struct rpc_conn *conn) {
         } else if (conn->sending.n_iov == 0) {
             check_finished(conn);
             return;
-        } else if (!((was_quiet(conn) || conn->delivering || rpc_in_batch()) && send_now(conn))) {
+        } else if (!(sends_now(conn) && send_now(conn))) {
             start_send(conn);
         }
     }

@@ -327,7 +327,8 @@ void call_finish(struct rpc_call *call, replog_status status, const char *text, 
                  const char *value);
 /* Puts a message behind the others; session_send_queue starts the sending. Locked. */
 void call_queue(struct rpc_call *call, struct rpc_out *out);
-bool rpc_in_batch(void);
+/* Whether this thread is in rpc_batch_end. */
+bool call_batch_ends(void);
 void call_drop_queue(struct rpc_call *call);
 /* After bytes of the queue went to the network. Locked. */
 void call_sent(struct rpc_call *call, size_t size_bytes);
