@@ -129,7 +129,7 @@ void append_fail_all(struct node *n, struct node_effects *fx) {
 
 /* ---- Sealing --------------------------------------------------------------------------------- */
 
-uint64_t append_block(struct node *n, const struct blob *block, uint32_t n_records, uint16_t flags,
+uint64_t append_block(struct node *n, struct blob *block, uint32_t n_records, uint16_t flags,
                       uint64_t session, uint64_t sequence, uint64_t acked_below,
                       struct node_effects *fx) {
     struct wal_pos end = tail_end(&n->tail);
@@ -145,7 +145,7 @@ uint64_t append_block(struct node *n, const struct blob *block, uint32_t n_recor
                              .prev_chain = end.chain};
     uint64_t last = block_last_seq(&h);
     uint8_t *bytes;
-    if (!tail_add_copy(&n->tail, block, h.first_seq, last, h.term, &bytes)) return 0;
+    if (!tail_add_new(&n->tail, block, h.first_seq, last, h.term, &bytes)) return 0;
     tail_set_hash(&n->tail, block_seal(bytes, &h));
     if (!replicate_note_block(n, bytes, &h)) {
         fx_fatal(n, fx, "no memory for the session table");

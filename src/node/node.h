@@ -67,7 +67,8 @@ enum node_event_type {
 };
 
 struct node_append {
-    struct blob *block; /* made by block_finish; borrowed for the call */
+    struct blob *block; /* made by block_finish, for this append alone: sealed by the node, which
+                           keeps a reference if it is large */
     uint32_t n_records;
     uint16_t flags;
     enum node_ack ack;

@@ -231,7 +231,7 @@ void replicate_peer_down(struct node *n, struct node_peer *p, struct node_effect
 void append_request(struct node *n, const struct node_event *event, struct node_effects *fx);
 void append_session(struct node *n, const struct node_event *event, struct node_effects *fx);
 /* Seals `block` behind the tail as this leader's. Returns its last seq, 0 when memory is short. */
-uint64_t append_block(struct node *n, const struct blob *block, uint32_t n_records, uint16_t flags,
+uint64_t append_block(struct node *n, struct blob *block, uint32_t n_records, uint16_t flags,
                       uint64_t session, uint64_t sequence, uint64_t acked_below,
                       struct node_effects *fx);
 /* One marker as a block of its own, behind the tail. 0 when memory is short. */

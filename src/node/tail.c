@@ -4,7 +4,11 @@
 
 #include "base/check.h"
 
-enum { OPEN_BLOB_BYTES = 1 << 20, FIRST_CAPACITY = 256 };
+enum {
+    OPEN_BLOB_BYTES = 1 << 20,
+    OWN_BLOB_BYTES = 32 << 10, /* a block from here up stays in its own blob */
+    FIRST_CAPACITY = 256
+};
 
 static struct tail_block *at(const struct tail *t, size_t i) {
     return &t->ring[(t->head + i) & (t->capacity - 1)];
@@ -46,26 +50,34 @@ static void push(struct tail *t, struct tail_block block) {
     t->size_bytes += block.length;
 }
 
-bool tail_add_copy(struct tail *t, const struct blob *block, uint64_t first_seq, uint64_t last_seq,
-                   uint64_t term, uint8_t **bytes) {
-    size_t length = block->size_bytes;
-    if (!reserve(t)) return false;
+/* Room behind the newest copied block; its reference. NULL: memory is short. */
+static struct blob *open_room(struct tail *t, size_t length, size_t *offset) {
     if (!t->open || t->open->capacity - t->open_used < length) {
-        struct blob *open = blob_new(length > OPEN_BLOB_BYTES ? length : OPEN_BLOB_BYTES);
-        if (!open) return false;
+        struct blob *open = blob_new(OPEN_BLOB_BYTES);
+        if (!open) return NULL;
         blob_unref(t->open);
         t->open = open;
         t->open_used = 0;
     }
-    *bytes = t->open->data + t->open_used;
-    memcpy(*bytes, block->data, length);
+    *offset = t->open_used;
+    t->open_used += length;
+    return blob_ref(t->open);
+}
+
+bool tail_add_new(struct tail *t, struct blob *block, uint64_t first_seq, uint64_t last_seq,
+                  uint64_t term, uint8_t **bytes) {
+    size_t length = block->size_bytes, offset = 0;
+    if (!reserve(t)) return false;
+    struct blob *blob = length < OWN_BLOB_BYTES ? open_room(t, length, &offset) : blob_ref(block);
+    if (!blob) return false;
+    *bytes = blob->data + offset;
+    if (blob != block) memcpy(*bytes, block->data, length);
     push(t, (struct tail_block){.first_seq = first_seq,
                                 .last_seq = last_seq,
                                 .term = term,
-                                .blob = blob_ref(t->open),
-                                .offset = (uint32_t)t->open_used,
+                                .blob = blob,
+                                .offset = (uint32_t)offset,
                                 .length = (uint32_t)length});
-    t->open_used += length;
     return true;
 }
 

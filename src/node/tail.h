@@ -19,7 +19,7 @@ struct tail {
     size_t head, n, capacity; /* capacity is a power of two */
     struct wal_pos base;      /* what lies right below the oldest block */
     uint64_t size_bytes;      /* of the blocks */
-    struct blob *open;        /* being filled by tail_add_copy */
+    struct blob *open;        /* being filled by tail_add_new */
     size_t open_used;
 };
 
@@ -30,10 +30,11 @@ void tail_free(struct tail *t);
 /* The end of the log. */
 struct wal_pos tail_end(const struct tail *t);
 
-/* Adds a block by copying its bytes (a leader's, not sealed yet: *bytes is where they lie now, for
- * block_seal and tail_set_hash). false when memory is short; nothing changed then. */
-bool tail_add_copy(struct tail *t, const struct blob *block, uint64_t first_seq, uint64_t last_seq,
-                   uint64_t term, uint8_t **bytes);
+/* Adds a leader's block, not sealed yet: *bytes is where it lies now, for block_seal and
+ * tail_set_hash. Small ones are copied behind each other, so that many of them make one run; large
+ * ones stay where they are. false when memory is short; nothing changed then. */
+bool tail_add_new(struct tail *t, struct blob *block, uint64_t first_seq, uint64_t last_seq,
+                  uint64_t term, uint8_t **bytes);
 void tail_set_hash(struct tail *t, uint64_t hash); /* of the newest block */
 /* Adds a block that lies in `blob` (a follower's); takes a reference. */
 bool tail_add_ref(struct tail *t, const struct block_header *h, struct blob *blob, size_t offset);

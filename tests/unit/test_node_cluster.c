@@ -400,8 +400,33 @@ static void a_stream_from_below_the_first_seq_begins_anew(void **state) {
     world_free(w);
 }
 
+/* Blocks gather for a follower that has messages on their way to it, but not for as long as those
+ * take: over a long way every append costs one round trip, also the third in a row. */
+static void over_a_long_way_nothing_waits_for_an_answer(void **state) {
+    (void)state;
+    enum { ONE_WAY_MS = 50, N = 6 };
+    struct world *w = world_new(3, 23);
+    world_start_all(w);
+    uint64_t leader = world_leader(w, 10000), tokens[N];
+    assert_true(world_settle(w, 3000));
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned follower = (unsigned)other(w, leader, i);
+        sim_net_delay(w->sim, (unsigned)leader, follower, ONE_WAY_MS * 1000);
+        sim_net_delay(w->sim, follower, (unsigned)leader, ONE_WAY_MS * 1000);
+    }
+    world_run(w, 300);
+    for (int i = 0; i < N; i++) {
+        tokens[i] = world_append(w, leader, "key", "value", 1, NODE_ACK_QUORUM, 0, 0, 0);
+        world_run(w, 1);
+    }
+    world_run(w, 2 * ONE_WAY_MS + 30);
+    for (int i = 0; i < N; i++) assert_true(world_request(w, tokens[i])->done);
+    world_free(w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(over_a_long_way_nothing_waits_for_an_answer),
         cmocka_unit_test(clusters_of_every_size_take_appends),
         cmocka_unit_test(two_empty_directories_beside_a_silent_one_form_nothing),
         cmocka_unit_test(founding_survives_crashes),

@@ -12,7 +12,7 @@ static void add(struct tail *t, uint32_t count, size_t n, uint64_t term) {
     memset(block->data, (int)count, n);
     uint64_t first = tail_end(t).seq + 1;
     uint8_t *bytes;
-    assert_true(tail_add_copy(t, block, first, first + count - 1, term, &bytes));
+    assert_true(tail_add_new(t, block, first, first + count - 1, term, &bytes));
     tail_set_hash(t, first * 10);
     blob_unref(block);
 }
