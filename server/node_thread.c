@@ -254,12 +254,15 @@ static void *node_thread_main(void *arg) {
     bool stop = false;
     while (!stop) {
         stop = !atomic_load(&s->node_running);
-        /* Somebody else's turn does for this thread's, but for the time. */
-        uint64_t wait_ms = HELD_MS;
-        if (!try_turn(l, &wait_ms) && (stop || clock_mono_ms() - l->ticked_ms >= TICK_MS)) {
+        bool late = clock_mono_ms() - atomic_load(&l->ticked_ms) >= TICK_MS;
+        uint64_t wait_ms;
+        if (stop || late) {
             (void)pthread_mutex_lock(&l->lock);
             wait_ms = turn(l);
             (void)pthread_mutex_unlock(&l->lock);
+        } else if (!try_turn(l, &wait_ms)) {
+            queue_wait_for_more(&s->events, HELD_MS);
+            continue;
         }
         /* With traffic there is nearly always something held back for a moment: to look for it in
          * time costs less than to be woken for each. */

@@ -55,12 +55,12 @@ bool queue_offer(struct queue *q, struct queue_item *item) {
 }
 
 /* With the lock held; lets go of it meanwhile. */
-static void wait_filled(struct queue *q, uint64_t timeout_ms) {
+static void wait_rung(struct queue *q, uint64_t timeout_ms, bool ends_when_filled) {
     if (timeout_ms == 0) return; /* a wake is for who waits */
     struct timespec until = deadline_after_ms(timeout_ms == UINT64_MAX ? 0 : timeout_ms);
     int rc = 0;
-    while (!q->head && !q->woken && rc == 0) {
-        q->waiting = true;
+    q->waiting = true;
+    while (q->waiting && !(q->head && ends_when_filled) && !q->woken && rc == 0) {
         (void)pthread_mutex_unlock(&q->lock);
         do
             rc = timeout_ms == UINT64_MAX ? sem_wait(&q->bell)
@@ -74,13 +74,19 @@ static void wait_filled(struct queue *q, uint64_t timeout_ms) {
 
 void queue_wait(struct queue *q, uint64_t timeout_ms) {
     (void)pthread_mutex_lock(&q->lock);
-    wait_filled(q, timeout_ms);
+    wait_rung(q, timeout_ms, true);
+    (void)pthread_mutex_unlock(&q->lock);
+}
+
+void queue_wait_for_more(struct queue *q, uint64_t timeout_ms) {
+    (void)pthread_mutex_lock(&q->lock);
+    wait_rung(q, timeout_ms, false);
     (void)pthread_mutex_unlock(&q->lock);
 }
 
 struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms) {
     (void)pthread_mutex_lock(&q->lock);
-    wait_filled(q, timeout_ms);
+    wait_rung(q, timeout_ms, true);
     struct queue_item *all = q->head;
     q->head = NULL;
     q->tail = &q->head;

@@ -35,6 +35,8 @@ size_t queue_put(struct queue *q, struct queue_item *item);
 bool queue_offer(struct queue *q, struct queue_item *item);
 /* Waits up to timeout_ms (UINT64_MAX: for ever) while there is nothing, or until queue_wake. */
 void queue_wait(struct queue *q, uint64_t timeout_ms);
+/* The same, but what is there already does not count: somebody else takes that. */
+void queue_wait_for_more(struct queue *q, uint64_t timeout_ms);
 /* All that is queued, in order, as a list that belongs to the caller, after such a wait; NULL:
  * nothing. */
 struct queue_item *queue_take(struct queue *q, uint64_t timeout_ms);
