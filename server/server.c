@@ -17,6 +17,7 @@
 #include "replog.desc.h"
 #include "replog.pb-c.h"
 #include "server/apply_thread.h"
+#include "server/fill_thread.h"
 #include "server/http.h"
 #include "server/peers.h"
 #include "server/reader_pool.h"
@@ -204,7 +205,8 @@ static replog_status start_rpc(struct server *s, replog_error *err) {
 }
 
 static replog_status start_threads(struct server *s, replog_error *err) {
-    replog_status st = wal_thread_start(s, err);
+    replog_status st = fill_thread_start(s, err);
+    if (st == REPLOG_OK) st = wal_thread_start(s, err);
     if (st == REPLOG_OK) st = apply_thread_start(s, err);
     if (st == REPLOG_OK) st = reader_pool_start(s, err);
     if (st == REPLOG_OK) st = appends_start(s, err);
@@ -269,6 +271,7 @@ void server_stop(struct server *s) {
     rpc_server_drain(s->rpc, DRAIN_MS);
     http_stop(s);
     node_thread_stop(s, STOP_MS);
+    (void)fill_thread_stop(s, STOP_MS);
     if (!wal_thread_stop(s, STOP_MS)) log_warn("the log's thread did not end; what is in is in");
     (void)reader_pool_stop(s, STOP_MS);
     if (apply_thread_stop(s, FLUSH_MS)) {

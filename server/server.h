@@ -21,6 +21,7 @@
 #include "store/store.h"
 #include "wal/log.h"
 
+struct fill_thread;
 struct wal_thread;
 struct apply_thread;
 struct reader_pool;
@@ -50,6 +51,7 @@ struct server {
     atomic_bool node_running;
     atomic_bool node_busy; /* node_is_busy after the last turn */
 
+    struct fill_thread *fill_thread;
     struct wal_thread *wal_thread;
     struct apply_thread *apply_thread;
     struct reader_pool *readers;

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "node/log_worker.h"
+#include "server/fill_thread.h"
 #include "server/thread.h"
 
 struct job {
@@ -77,10 +78,22 @@ static void syncing(void *user, bool begins) {
     w->sync_start_ns = now_ns;
 }
 
+static void fill(void *user, const struct wal_spare *spare) {
+    const struct wal_thread *w = user;
+    fill_thread_fill(w->s, spare);
+}
+
+static bool filled(void *user, struct wal_spare *spare) {
+    const struct wal_thread *w = user;
+    return fill_thread_filled(w->s, spare);
+}
+
 static const struct log_worker_ops ops = {.post = post,
                                           .fatal = fatal,
                                           .now_ms = now_ms,
                                           .more = more,
+                                          .fill = fill,
+                                          .filled = filled,
                                           .wrote = wrote,
                                           .syncing = syncing};
 

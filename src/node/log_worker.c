@@ -17,6 +17,7 @@ enum {
     BACKGROUND_SYNC_MS = 200, /* --sync none */
     IDLE_MARK_MS = 100,
     PREPARE_EVERY_MS = 50,
+    FILL_AGAIN_MS = 5000, /* after a spare that could not be filled */
     DEAD_WAIT_MS = 1000
 };
 
@@ -29,7 +30,8 @@ struct log_worker {
     uint64_t wrote_ms, prepared_ms;
     uint64_t space_ms, since_look_bytes; /* when free space was looked at, and written since */
     bool sync_due;                       /* at once, before anything else */
-    bool stuck, unmarked, prepare_more, low, dead;
+    uint64_t fill_again_ms;
+    bool stuck, unmarked, prepare_more, low, dead, filling;
 };
 
 static bool is_mode(const struct log_worker *w, replog_sync_mode mode) {
@@ -306,10 +308,27 @@ static void prepare(struct log_worker *w, uint64_t at_ms) {
     if (!w->prepare_more || w->low || at_ms - w->prepared_ms < PREPARE_EVERY_MS) return;
     replog_error err;
     w->prepared_ms = at_ms;
-    replog_status st = wal_prepare(w->options.wal, &w->prepare_more, &err);
+    replog_status st = w->options.ops->fill
+                           ? wal_prepare_active(w->options.wal, &w->prepare_more, &err)
+                           : wal_prepare(w->options.wal, &w->prepare_more, &err);
     if (st == REPLOG_OK) return;
     w->prepare_more = false;
     if (st != REPLOG_RESOURCE_EXHAUSTED) fatal(w, "no segment can be prepared: %s", err.text);
+}
+
+/* Takes what the filling thread has made, and has it make the next. */
+static void spares(struct log_worker *w, uint64_t at_ms) {
+    const struct log_worker_ops *ops = w->options.ops;
+    struct wal_spare spare;
+    if (w->filling && ops->filled(w->options.user, &spare)) {
+        w->filling = false;
+        if (!spare.full) w->fill_again_ms = at_ms + FILL_AGAIN_MS;
+        wal_spare_end(w->options.wal, &spare);
+    }
+    if (w->filling || w->low || at_ms < w->fill_again_ms) return;
+    if (!wal_spare_begin(w->options.wal, &spare)) return;
+    w->filling = true;
+    ops->fill(w->options.user, &spare);
 }
 
 static void between_jobs(struct log_worker *w) {
@@ -318,6 +337,7 @@ static void between_jobs(struct log_worker *w) {
     if (w->unsynced_bytes > 0 && at_ms - w->unsynced_since_ms >= sync_ms) sync_now(w);
     if (!w->dead && w->unmarked && at_ms - w->wrote_ms >= IDLE_MARK_MS) mark_tail(w);
     if (!w->dead && !w->head && !w->options.ops->more(w->options.user)) prepare(w, at_ms);
+    if (!w->dead && w->options.ops->fill) spares(w, at_ms);
     if (!w->dead) look_at_space(w, at_ms);
 }
 

@@ -9,6 +9,7 @@
 
 #include "node/node.h"
 #include "replog/wal.h"
+#include "wal/log.h"
 
 enum { LOG_WORKER_SPACE_MS = 200 /* how often free space is looked at; a full disk tried again */ };
 
@@ -21,6 +22,10 @@ struct log_worker_ops {
     uint64_t (*now_ms)(void *user);
     /* Whether jobs wait that were not pushed yet: what can wait then does. */
     bool (*more)(void *user);
+    /* Fills spare segments beside all this, on another thread: `fill` begins one, `filled` says
+     * whether it has ended, and how far it came. Both NULL: the worker does it, when idle. */
+    void (*fill)(void *user, const struct wal_spare *spare);
+    bool (*filled)(void *user, struct wal_spare *spare);
     /* For figures; each may be NULL. */
     void (*wrote)(void *user, size_t n_writes, uint64_t bytes); /* one group */
     void (*syncing)(void *user, bool begins);                   /* before and after */

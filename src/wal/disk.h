@@ -39,6 +39,11 @@ struct disk {
      * part may have been written). n is any number. */
     replog_status (*write)(struct disk_file *file, const struct iovec *pieces, size_t n,
                            uint64_t offset, replog_error *err);
+    /* Writes zeros, past the page cache where the system can, so that syncs of other files are not
+     * kept waiting by them. Offset and size are multiples of 4 KiB; the file is used for nothing
+     * else before it is opened anew. Durable with sync. */
+    replog_status (*write_zeros)(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
+                                 replog_error *err);
     /* fdatasync: content and size are durable on OK. */
     replog_status (*sync)(struct disk_file *file, replog_error *err);
     /* Reserves space up to size_bytes (the file's size grows to it, reading as zeros). */

@@ -601,6 +601,15 @@ static void mem_unlock(struct disk_lock *lock) {
     pthread_mutex_unlock(&mem->mutex);
 }
 
+static replog_status mem_write_zeros(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
+                                     replog_error *err) {
+    uint8_t *zeros = disk_mem_must(calloc(1, size_bytes));
+    struct iovec piece = {zeros, size_bytes};
+    replog_status status = mem_write(file, &piece, 1, offset, err);
+    free(zeros);
+    return status;
+}
+
 /* ---- The machine around it */
 struct disk_mem *disk_mem_new(uint64_t capacity_bytes) {
     struct disk_mem *mem = disk_mem_must(calloc(1, sizeof *mem));
@@ -612,6 +621,7 @@ struct disk_mem *disk_mem_new(uint64_t capacity_bytes) {
         .close = mem_close,
         .read = mem_read,
         .write = mem_write,
+        .write_zeros = mem_write_zeros,
         .sync = mem_sync,
         .allocate = mem_allocate,
         .resize = mem_resize,

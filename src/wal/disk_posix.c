@@ -144,6 +144,28 @@ static replog_status posix_sync(struct disk_file *file, replog_error *err) {
     return REPLOG_UNAVAILABLE;
 }
 
+/* Without O_DIRECT (not every file system has it) each call ends with a sync: else all of it would
+ * reach the disk at once, with the sync at the end. */
+static replog_status posix_write_zeros(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
+                                       replog_error *err) {
+    enum { ZEROS_BYTES = 1 << 20 };
+    static _Alignas(4096) uint8_t zeros[ZEROS_BYTES]; /* only read */
+    bool direct = fcntl(file->fd, F_SETFL, O_DIRECT) == 0;
+    while (size_bytes > 0) {
+        size_t part = size_bytes < ZEROS_BYTES ? (size_t)size_bytes : ZEROS_BYTES;
+        ssize_t n = pwrite(file->fd, zeros, part, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EINVAL && direct && fcntl(file->fd, F_SETFL, 0) == 0) {
+            direct = false;
+            continue;
+        }
+        if (n <= 0) return disk_errno(err, n < 0 ? errno : EIO, "write", file->path);
+        offset += (uint64_t)n;
+        size_bytes -= (uint64_t)n;
+    }
+    return direct ? REPLOG_OK : posix_sync(file, err);
+}
+
 static replog_status posix_size(struct disk_file *file, uint64_t *size_bytes, replog_error *err) {
     struct stat st;
     if (fstat(file->fd, &st) < 0) return disk_errno(err, errno, "stat", file->path);
@@ -278,6 +300,7 @@ const struct disk *disk_posix(void) {
         .close = posix_close,
         .read = posix_read,
         .write = posix_write,
+        .write_zeros = posix_write_zeros,
         .sync = posix_sync,
         .allocate = posix_allocate,
         .resize = posix_resize,

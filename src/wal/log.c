@@ -99,7 +99,7 @@ void wal_close(struct wal *wal) {
         if (wal->segments[i]->file) wal->disk->close(wal->segments[i]->file);
         free(wal->segments[i]);
     }
-    wal_abandon_preparing(wal);
+    if (wal->preparing.file) wal->disk->close(wal->preparing.file);
     vote_close(&wal->vote);
     if (wal->lock) wal->disk->unlock(wal->lock);
     runs_free(&wal->runs);

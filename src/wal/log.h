@@ -103,10 +103,27 @@ replog_status wal_truncate(struct wal *wal, uint64_t upto, const struct config *
 /* Founding: writes founding state and map into the manifest, durable on return. */
 replog_status wal_found(struct wal *wal, enum wal_founding founding, uint64_t cluster_id,
                         const struct config *config, replog_error *err);
-/* Prepares at most 1 MiB: of the active segment's rest where it had to grow, then of spare
- * segments. *more: there is more to prepare. Call it when idle or paced; never needed for
+/* ---- Preparing: what is written over syncs twice as fast as what grows. Never needed for
  * correctness. */
+/* Writes at most 1 MiB of zeros: to the active segment's rest where it had to grow, then to a
+ * spare. *more: there is more to prepare. For who does it all on the writing thread, when idle. */
 replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err);
+/* The same for the active segment only. */
+replog_status wal_prepare_active(struct wal *wal, bool *more, replog_error *err);
+
+/* A spare in the making, beside the writing thread: that one begins and ends it, any one thread
+ * fills it. Zero-initialised is none. */
+struct wal_spare {
+    uint64_t number, size_bytes;
+    struct disk_file *file;
+    bool full;
+};
+/* false: the pool has what it takes. Touches no file. */
+bool wal_spare_begin(struct wal *wal, struct wal_spare *spare);
+/* One MiB more; the last one makes it durable. After an error it can only be ended. */
+replog_status wal_spare_fill(const struct wal *wal, struct wal_spare *spare, replog_error *err);
+/* Into the pool if it is full (and the pool is not), else away with it. */
+void wal_spare_end(struct wal *wal, struct wal_spare *spare);
 
 /* ---- Vote file (one thread; may be another than the writer) */
 struct wal_vote {

@@ -64,16 +64,16 @@ struct wal {
     _Atomic uint64_t tail_seq; /* tail.seq, for readers that wait */
 
     /* The writing thread's own */
-    struct wal_segment *active;  /* the last in the table and not sealed, or NULL */
-    struct wal_pos marked;       /* what the last mark on disk says */
-    uint64_t next_number;        /* for the next segment or spare file */
-    uint64_t *spares;            /* numbers of files ready for reuse */
-    size_t n_spares;             /* room for WAL_MAX_POOL_SEGMENTS */
-    struct disk_file *preparing; /* a spare being filled, or NULL */
-    uint64_t preparing_number, preparing_bytes;
-    struct iovec *pieces; /* scratch for one write */
+    struct wal_segment *active; /* the last in the table and not sealed, or NULL */
+    struct wal_pos marked;      /* what the last mark on disk says */
+    uint64_t next_number;       /* for the next segment or spare file */
+    uint64_t *spares;           /* numbers of files ready for reuse */
+    size_t n_spares;            /* room for WAL_MAX_POOL_SEGMENTS */
+    struct wal_spare preparing; /* wal_prepare's */
+    struct iovec *pieces;       /* scratch for one write */
     size_t pieces_capacity;
-    uint64_t zero_to; /* the next write fills the active file with zeros up to here; 0: it does not */
+    uint64_t
+        zero_to; /* the next write fills the active file with zeros up to here; 0: it does not */
 };
 
 /* ---- log.c */
@@ -121,7 +121,6 @@ replog_status wal_drop_file(struct wal *wal, uint64_t number, bool recycle, repl
 replog_status wal_make_segment_file(struct wal *wal, const struct segment_header *header,
                                     const uint8_t page[WAL_PAGE_BYTES], struct disk_file **file,
                                     uint64_t *file_bytes, replog_error *err);
-void wal_abandon_preparing(struct wal *wal);
 
 /* ---- reader.c */
 /* The last segment that begins at or below seq, or NULL. Mutex held. */

@@ -289,71 +289,82 @@ replog_status wal_cut(struct wal *wal, uint64_t keep_seq, replog_error *err) {
 }
 
 /* ---- Pool */
-void wal_abandon_preparing(struct wal *wal) {
-    if (wal->preparing) wal->disk->close(wal->preparing);
-    wal->preparing = NULL;
+bool wal_spare_begin(struct wal *wal, struct wal_spare *spare) {
+    if (wal->n_spares >= wal->pool_segments) return false;
+    *spare = (struct wal_spare){.number = wal->next_number++};
+    return true;
 }
 
-/* Writes zeros from *size_bytes on, at most WAL_GROW_BYTES and not beyond the segment's size: what
- * is written later overwrites, which syncs faster than growing. */
-static replog_status fill_slice(struct wal *wal, struct disk_file *file, uint64_t *size_bytes,
-                                replog_error *err) {
+replog_status wal_spare_fill(const struct wal *wal, struct wal_spare *spare, replog_error *err) {
+    const struct disk *disk = wal->disk;
+    uint64_t left = wal->segment_bytes - spare->size_bytes;
+    if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
+    replog_status status = REPLOG_OK;
+    if (!spare->file) {
+        struct wal_path path;
+        wal_spare_path(wal, spare->number, &path);
+        status = disk->open(disk->ctx, path.text, DISK_CREATE, &spare->file, err);
+    }
+    if (!status) status = disk->write_zeros(spare->file, spare->size_bytes, left, err);
+    if (status) return status;
+    spare->size_bytes += left;
+    if (spare->size_bytes < wal->segment_bytes) return REPLOG_OK;
+    status = disk->sync(spare->file, err);
+    spare->full = !status;
+    return status;
+}
+
+void wal_spare_end(struct wal *wal, struct wal_spare *spare) {
+    struct wal_path path;
+    if (spare->file) wal->disk->close(spare->file);
+    if (spare->full && wal->n_spares < wal->pool_segments) {
+        wal->spares[wal->n_spares++] = spare->number;
+    } else if (spare->file) {
+        replog_error ignored; /* a leftover goes at the next open */
+        wal_spare_path(wal, spare->number, &path);
+        wal->disk->unlink(wal->disk->ctx, path.text, &ignored);
+    }
+    *spare = (struct wal_spare){0};
+}
+
+/* The rest of the segment that is being written, which had to be made in haste: buffered, because
+ * the same file is written and read meanwhile. */
+static replog_status fill_active(struct wal *wal, replog_error *err) {
     static const uint8_t zeros[64 << 10];
     struct iovec pieces[WAL_GROW_BYTES / sizeof zeros];
-    uint64_t left = wal->segment_bytes - *size_bytes;
+    struct wal_segment *segment = wal->active;
+    uint64_t left = wal->segment_bytes - segment->file_bytes;
     if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
     size_t n = 0;
     for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
         pieces[n] =
             (struct iovec){(void *)zeros, left - at < sizeof zeros ? left - at : sizeof zeros};
-    replog_status status = wal->disk->write(file, pieces, n, *size_bytes, err);
-    if (!status) status = wal->disk->sync(file, err);
-    if (!status) *size_bytes += left;
-    return status;
-}
-
-/* The rest of the segment that is being written, which had to be made in haste. */
-static bool active_is_short(const struct wal *wal) {
-    return wal->active && wal->active->file_bytes < wal->segment_bytes;
-}
-
-static replog_status prepare_active(struct wal *wal, replog_error *err) {
-    struct wal_segment *segment = wal->active;
-    replog_status status = fill_slice(wal, segment->file, &segment->file_bytes, err);
+    replog_status status = wal->disk->write(segment->file, pieces, n, segment->file_bytes, err);
+    if (!status) status = wal->disk->sync(segment->file, err);
+    if (!status) segment->file_bytes += left;
     return status && status != REPLOG_RESOURCE_EXHAUSTED ? wal_break(wal, err) : status;
+}
+
+replog_status wal_prepare_active(struct wal *wal, bool *more, replog_error *err) {
+    replog_error local;
+    if (!err) err = &local;
+    *more = false;
+    replog_status status = wal_writable(wal, err);
+    if (status || !wal->active || wal->active->file_bytes >= wal->segment_bytes) return status;
+    *more = true;
+    return fill_active(wal, err);
 }
 
 replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
     replog_error local;
     if (!err) err = &local;
-    *more = false;
-    replog_status status = wal_writable(wal, err);
-    if (status) return status;
-    if (active_is_short(wal)) {
-        *more = true;
-        return prepare_active(wal, err);
-    }
-    if (wal->n_spares >= wal->pool_segments) return REPLOG_OK;
-    struct wal_path path;
-    if (!wal->preparing) {
-        wal->preparing_number = wal->next_number++;
-        wal->preparing_bytes = 0;
-        wal_spare_path(wal, wal->preparing_number, &path);
-        status = wal->disk->open(wal->disk->ctx, path.text, DISK_CREATE, &wal->preparing, err);
-    }
-    if (!status) status = fill_slice(wal, wal->preparing, &wal->preparing_bytes, err);
-    if (status == REPLOG_RESOURCE_EXHAUSTED) {
-        wal_spare_path(wal, wal->preparing_number, &path);
-        wal_abandon_preparing(wal);
-        replog_error ignored; /* the open may have failed; a leftover goes at the next open */
-        wal->disk->unlink(wal->disk->ctx, path.text, &ignored);
-        return status;
-    }
+    replog_status status = wal_prepare_active(wal, more, err);
+    if (status || *more) return status;
+    if (!wal->preparing.number && !wal_spare_begin(wal, &wal->preparing)) return REPLOG_OK;
+    status = wal_spare_fill(wal, &wal->preparing, err);
+    if (status || wal->preparing.full) wal_spare_end(wal, &wal->preparing);
+    if (status == REPLOG_RESOURCE_EXHAUSTED) return status;
     if (status) return wal_break(wal, err);
-    if (wal->preparing_bytes >= wal->segment_bytes) {
-        wal_abandon_preparing(wal);
-        wal->spares[wal->n_spares++] = wal->preparing_number;
-    }
-    *more = wal->n_spares < wal->pool_segments;
+    *more = wal->preparing.number || wal->n_spares < wal->pool_segments;
     return REPLOG_OK;
 }
