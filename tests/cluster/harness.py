@@ -6,6 +6,7 @@ ends, so nothing outlives a test.
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
 import random
@@ -176,7 +177,19 @@ class Node:
             raise Failure(f"node {self.id} did not end in time: {self.log()[-300:]}") from None
 
     def pause(self):
+        """Until every thread stands still: the signal alone only asks for it."""
         self.signal(signal.SIGSTOP)
+        end = time.monotonic() + 2
+        while time.monotonic() < end and not self.stands_still():
+            time.sleep(0.001)
+
+    def stands_still(self):
+        for stat in glob.glob(f"/proc/{self.process.pid}/task/*/stat"):
+            with contextlib.suppress(OSError):
+                with open(stat) as f:
+                    if f.read().rpartition(")")[2].split()[0] not in "TtZX":
+                        return False
+        return True
 
     def resume(self):
         self.signal(signal.SIGCONT)
