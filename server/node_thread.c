@@ -236,7 +236,6 @@ static uint64_t turn(struct node_loop *l) {
         l->idled_ms = now_ms;
         reads_idle(s);
     }
-    atomic_store(&s->node_busy, node_is_busy(s->node));
     return node_wants_pump(s->node) ? HELD_MS : TICK_MS;
 }
 

@@ -49,7 +49,6 @@ struct server {
     struct node_loop *node_loop;
     pthread_t node_thread;
     atomic_bool node_running;
-    atomic_bool node_busy; /* node_is_busy after the last turn */
 
     struct fill_thread *fill_thread;
     struct wal_thread *wal_thread;
@@ -90,7 +89,8 @@ void server_post_urgent(struct server *s, const struct node_event *ev);
 /* ---- Requests that wait for a REPLY of the node. Embedded in what the handler keeps. */
 
 struct request {
-    /* On the node thread, exactly once, with fx->status, text and reply. Owns the request. */
+    /* On a thread that turns the node, exactly once, with fx->status, text and reply. Owns the
+     * request. */
     void (*done)(struct request *request, const struct node_effect *fx);
     struct event event; /* server_ask's */
 };

@@ -430,10 +430,6 @@ bool node_wants_pump(const struct node *n) {
     return false;
 }
 
-bool node_is_busy(const struct node *n) {
-    return n->raft && raft_last(n->raft) > raft_commit(n->raft) + NODE_FEW_RECORDS;
-}
-
 /* ---- What others may know -------------------------------------------------------------------- */
 
 /* Bytes of log that a member has not got: exact in what memory holds, below that by the log's

@@ -169,9 +169,6 @@ void node_step(struct node *node, const struct node_event *event, struct node_ef
 void node_pump(struct node *node, struct node_effects *fx);
 /* Whether something is held back for a moment: the next TICK and pump must come within 2 ms. */
 bool node_wants_pump(const struct node *node);
-/* Whether more than a few records wait here for their commitment: then events are worth gathering,
- * else worth a turn each. */
-bool node_is_busy(const struct node *node);
 
 /* What others may know of this node; copied by the shell for other threads. */
 struct node_peer_view {

@@ -31,7 +31,6 @@ enum {
     NODE_APPLY_BYTES = 1 << 20,
     NODE_APPLY_GIVEN_BYTES = 1 << 20, /* of memory's blocks that go with one APPLY */
     NODE_APPLY_MS = 15,
-    NODE_FEW_RECORDS = 4,   /* uncommitted: more is load */
     NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
 };
 
