@@ -4,19 +4,15 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 
 import picture
 import report
 from processes import Failed, Group
+from steps import HERE, ROOT, build_release, end_on_signals, say, settle, step
 from systems import RECORD_BYTES, SYSTEMS, WARMUP_S, Replog
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
 LIMIT_S = 2  # for each raw limit
 
 
@@ -52,23 +48,7 @@ def options():
     return o
 
 
-def say(line):
-    print(line, file=sys.stderr, flush=True)
-
-
 # ---- What it needs
-
-def step(command):
-    """Runs a part of the preparation; its output goes to ours, in its own process group."""
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr,
-                               start_new_session=True)
-    try:
-        return process.wait(timeout=1800)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-
 
 def prepare(o):
     """{system: why it cannot run}."""
@@ -85,11 +65,7 @@ def prepare(o):
     if step(["bash", os.path.join(HERE, "peers", "build.sh"), o.build] + peers):
         sys.exit("compare.sh: the programs for the raw limits do not build")
     if not o.bin:
-        jobs = str(len(os.sched_getaffinity(0)))
-        if (step(["cmake", "--preset", "release"])
-                or step(["cmake", "--build", "--preset", "release", "-j", jobs])):
-            sys.exit("compare.sh: replog does not build")
-        o.bin = os.path.join(ROOT, "build", "bin")
+        o.bin = build_release("compare.sh")
     o.bin = os.path.abspath(o.bin)
     reasons = {}
     for name in peers:
@@ -101,23 +77,6 @@ def prepare(o):
 
 
 # ---- The rounds
-
-def processor_ticks():
-    """(all, idle) of all processors since the start of the machine."""
-    with open("/proc/stat") as f:
-        ticks = [int(n) for n in f.readline().split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
-
-
-def settle():
-    """Nobody pays for what the one before left to be written, or for the end of its files.
-    Returns the share of the processors that others used meanwhile."""
-    os.sync()
-    before = processor_ticks()
-    time.sleep(1)
-    all_ticks, idle = (now - then for now, then in zip(processor_ticks(), before))
-    return 1 - idle / max(all_ticks, 1)
-
 
 class Comparison:
     def __init__(self, o, reasons, data_dir):
@@ -217,17 +176,10 @@ def write_out(o, results):
         shutil.copyfile(drawn, os.path.join(ROOT, "docs", "performance.svg"))
 
 
-def on_signal(number, frame):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: the end is under way
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def main():
     o = options()
     os.environ["PATH"] += ":/usr/sbin"  # nats-server's place, which not every user has
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+    end_on_signals()
     if report.file_system(o.dir).startswith("tmpfs"):
         sys.exit(f"compare.sh: {o.dir} is in memory, where nothing is durable: use --dir")
     reasons = prepare(o)

@@ -177,14 +177,19 @@ def text(results):
     return "\n\n".join(parts + (["What did not go as it should:\n\n" + said] if said else []))
 
 
-def write_page(path, results, picture):
-    """Puts the tables between the two markers of docs/performance.md; the prose stays."""
+def write_between(path, begin, end, body):
+    """Puts the body between the two markers of a page; all else stays."""
     with open(path) as f:
         page = f.read()
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"{path} does not have the lines {BEGIN} and {END} once each")
-    before, after = page[:page.index(BEGIN)], page[page.index(END):]
-    link = f"![records per second and latency of each system]({picture})"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"{path} does not have the lines {begin} and {end} once each")
+    before, after = page[:page.index(begin)], page[page.index(end):]
     with open(path + ".new", "w") as f:
-        f.write(f"{before}{BEGIN}\n\n{text(results)}\n\n{link}\n\n{after}")
+        f.write(f"{before}{begin}\n\n{body}\n\n{after}")
     os.replace(path + ".new", path)
+
+
+def write_page(path, results, picture):
+    """Puts the tables between the two markers of docs/performance.md; the prose stays."""
+    link = f"![records per second and latency of each system]({picture})"
+    write_between(path, BEGIN, END, f"{text(results)}\n\n{link}")

@@ -1,0 +1,143 @@
+"""Goals of moving much log: a follower that catches up, and a reader."""
+
+import statistics
+import time
+
+from cluster import MIB, POLL_S, SLOWEST_MIB_PER_S
+from probes import busiest, thread_ticks
+from processes import Failed
+from systems import NODES, READY_S, RECORD_BYTES
+
+CATCH_UP_GIB, CATCH_UP_MIB_PER_S, LIVE_SHARE = 4, 300, 0.7
+BEFORE_S, LIVE_WARM_S = 10, 2
+READ_GIB, READ_MIB_PER_S, READ_PASSES = 1, 1024, 3
+
+
+# ---- Catch-up
+
+class Watch:
+    """The leader's figures while a follower catches up beside a live load."""
+
+    def __init__(self, cluster, leader, follower):
+        self.cluster, self.leader = cluster, leader
+        self.match = f'peer_match_seq{{peer="{follower}"}}'
+        self.samples = []  # (time, commit, match)
+
+    def sample(self):
+        m = self.cluster.metrics(self.leader)
+        if m["leader"] != self.leader:
+            raise Failed(f"the leader changed to {m['leader']:.0f}")
+        self.samples.append((time.monotonic(), m["commit_seq"], m[self.match]))
+        return self.samples[-1]
+
+    def live_rate(self, seconds):
+        """Appends committed per second; each takes one seq."""
+        at, commit, _ = self.sample()
+        time.sleep(seconds)
+        until, end, _ = self.sample()
+        return (end - commit) / (until - at)
+
+    def wait_caught_up(self, load, seconds):
+        """Until it has durably what had been committed one sample earlier."""
+        until = time.monotonic() + seconds
+        commit = self.samples[-1][1]
+        while True:
+            at, now, match = self.sample()
+            if match >= commit:
+                return
+            load.check()
+            if at > until:
+                raise Failed(f"the follower stood at {match:.0f} of {now:.0f} "
+                             f"after {seconds:.0f} s")
+            commit = now
+            time.sleep(POLL_S)
+
+
+def catch_up(run, row):
+    size = run.size(CATCH_UP_GIB)
+    with run.cluster("catch-up") as c:
+        leader = c.start()
+        follower = next(i for i in NODES if i != leader)
+        c.kill(follower)
+        c.fill(size)
+        load = c.begin("live", "--inflight", "64", "--warmup", "0", "--seconds", "3600")
+        try:
+            time.sleep(LIVE_WARM_S)
+            watch = Watch(c, leader, follower)
+            before = watch.live_rate(run.seconds(BEFORE_S))
+            nodes = {("leader" if i == leader else "third"): p for i, p in c.nodes.items()}
+            start, first, had = watch.sample()
+            nodes["follower"] = c.start_node(follower)
+            nodes["load"] = load.process
+            ticks = thread_ticks(nodes)
+            watch.wait_caught_up(load, READY_S + size / MIB / SLOWEST_MIB_PER_S)
+            end, last, has = watch.samples[-1]
+            took = end - start
+            row.figures["busiest"] = busiest(ticks, thread_ticks(nodes), took)
+            row.figures["follower"] = c.group_commits(follower)
+            after = watch.live_rate(run.seconds(BEFORE_S))
+            load.stop()
+        finally:
+            c.group.stop(load.process)
+        c.wait_whole()
+        match = {m["id"]: m["match_seq"] for m in c.status()["members"]}[follower]
+        if match < has:
+            raise Failed(f"status tells match_seq {match}, the leader's metrics told {has:.0f}")
+        c.check_chains()
+        records = c.check_count(follower)
+    rate = (has - had) * RECORD_BYTES / MIB / took
+    during = (last - first) / took
+    row.figures.update(backlog_mib=size / MIB, seconds=took, mib_per_s=rate, live_before=before,
+                       live_during=during, live_after=after, records_checked=records,
+                       samples=[(round(t - start, 3), int(m)) for t, _, m in watch.samples])
+    row.line(f"a follower catches up {size / MIB:,.0f} MiB beside 64 appends in flight",
+             f"{CATCH_UP_MIB_PER_S} MiB/s", f"{rate:,.0f} MiB/s ({took:.1f} s)",
+             rate >= CATCH_UP_MIB_PER_S)
+    row.line("the live load meanwhile, of what it was beforehand with the same two nodes",
+             f"{LIVE_SHARE:.0%}", f"{during / before:.0%} ({during:,.0f} of {before:,.0f} "
+             f"appends/s; {after:,.0f} afterwards)", during >= LIVE_SHARE * before)
+
+
+# ---- Reading
+
+def one_pass(run, c, number):
+    sent = sum(c.metrics(i)["read_bytes_total"] for i in NODES)
+    nodes = {f"node {i}": p for i, p in c.nodes.items()}
+    limit_s = int(READY_S + run.size(READ_GIB) / MIB / SLOWEST_MIB_PER_S)
+    load = c.begin(f"read{number}", "--read", "--seconds", str(limit_s))
+    ticks, start = thread_ticks({**nodes, "reader": load.process}), time.monotonic()
+    busy = []
+    while load.process.poll() is None and time.monotonic() - start < limit_s:
+        try:
+            busy = busiest(ticks, thread_ticks({**nodes, "reader": load.process}),
+                           time.monotonic() - start)
+        except OSError:
+            break  # the reader has just ended
+        time.sleep(POLL_S)
+    figures = load.finish(READY_S)
+    if time.monotonic() - start >= limit_s:
+        raise Failed(f"the log was not read to its end within {limit_s} s")
+    figures["sent_bytes"] = sum(c.metrics(i)["read_bytes_total"] for i in NODES) - sent
+    figures["busiest"] = busy
+    return figures
+
+
+def read(run, row):
+    size = run.size(READ_GIB)
+    with run.cluster("read") as c:
+        c.start()
+        c.fill(size)
+        records = c.count_puts()  # brings the files into the page cache, too, if they were not
+        for i in NODES:
+            c.check_count(i)
+        passes = [one_pass(run, c, n) for n in range(READ_PASSES)]
+    for figures in passes:
+        # seq, term, kind and lengths: more than the value, and less than 32 bytes
+        if not records * RECORD_BYTES < figures["sent_bytes"] < records * (RECORD_BYTES + 32):
+            raise Failed(f"{records} records, but {figures['sent_bytes']:.0f} bytes were sent")
+    rate = statistics.median(f["mib_per_s"] for f in passes)
+    row.figures.update(records=records, mib_per_s=rate, passes=passes)
+    row.line(f"one reader, {records * RECORD_BYTES / MIB:,.0f} MiB of log in the page cache",
+             f"{READ_MIB_PER_S:,} MiB/s", f"{rate:,.0f} MiB/s (of {READ_PASSES} passes: "
+             f"{min(f['mib_per_s'] for f in passes):,.0f} to "
+             f"{max(f['mib_per_s'] for f in passes):,.0f})", rate >= READ_MIB_PER_S)

@@ -1,0 +1,231 @@
+"""The goals beside throughput: see goals.sh and docs/performance.md."""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+
+import goal_feed
+import goal_load
+import goal_log
+import report
+from cluster import MIB, Cluster
+from processes import Failed
+from steps import ROOT, build_release, end_on_signals, say, settle
+
+BEGIN, END = "<!-- goals.sh: begin -->", "<!-- goals.sh: end -->"
+ROWS = {"catch-up": goal_feed.catch_up, "read": goal_feed.read, "length": goal_log.length,
+        "open": goal_log.open_log, "failover": goal_load.fail_over, "memory": goal_load.memory,
+        "soak": goal_load.soak}
+KEPT = ("length", "open")  # rows that share a cluster
+SMALLEST_BYTES = 32 << 20
+NEEDED_BYTES = 42 << 30
+DISK_CHUNK, DISK_TOTAL = 4 << 20, 256 << 20
+
+
+def options():
+    p = argparse.ArgumentParser(
+        prog="goals.sh", description="Measures on a cluster of three nodes what compare.sh does "
+        "not. Needs 42 GiB of free disk.")
+    p.add_argument("--only", metavar="ROW,ROW", help="of " + ", ".join(ROWS) + "; the others keep "
+                   "what an earlier run left in --out (default: all but soak)")
+    p.add_argument("--scale", type=float, default=1, metavar="F",
+                   help="sizes and times, for a quick check (default 1)")
+    p.add_argument("--soak", type=int, default=3600, metavar="SECONDS",
+                   help="how long the row soak loads the cluster (default 3600)")
+    p.add_argument("--dir", default=os.environ.get("TMPDIR") or "/tmp",
+                   help="where the data goes, in a new folder that is removed at the end "
+                        "(default: TMPDIR or /tmp)")
+    p.add_argument("--out", default=os.path.join(ROOT, "build-bench"),
+                   help="where goals.json and goals.md go (default: build-bench)")
+    p.add_argument("--bin", help="a built replog (default: builds the release preset)")
+    p.add_argument("--write", action="store_true", help="also into docs/performance.md")
+    o = p.parse_args()
+    o.rows = o.only.split(",") if o.only else [name for name in ROWS if name != "soak"]
+    unknown = [n for n in o.rows if n not in ROWS]
+    if unknown:
+        p.error(f"no row is named {unknown[0]}")
+    if o.scale <= 0 or o.soak < 1:
+        p.error("--scale and --soak must be positive")
+    if o.write and o.scale != 1:
+        p.error("--write wants the whole size")
+    o.out, o.dir = os.path.abspath(o.out), os.path.abspath(o.dir)
+    return o
+
+
+class Row:
+    """What one row has found."""
+
+    def __init__(self):
+        self.lines, self.figures, self.notes, self.table = [], {}, [], None
+
+    def line(self, what, goal, measured, met):
+        self.lines.append({"what": what, "goal": goal, "measured": measured, "met": bool(met)})
+
+    def as_json(self):
+        return {"lines": self.lines, "table": self.table, "notes": self.notes,
+                "figures": self.figures}
+
+
+class Run:
+    """What the rows get: clusters, and sizes and times as --scale wants them."""
+
+    def __init__(self, o, data_dir):
+        self.o, self.data_dir = o, data_dir
+        self.scale, self.soak_s = o.scale, o.soak
+        self.in_memory = report.file_system(data_dir).startswith("tmpfs")
+        self.kept = None
+
+    def size(self, gib):
+        return max(int(gib * self.scale * (1 << 30)), SMALLEST_BYTES)
+
+    def seconds(self, seconds):
+        return max(1, round(seconds * self.scale))
+
+    @contextlib.contextmanager
+    def cluster(self, name, *flags):
+        c = Cluster(os.path.join(self.data_dir, name), self.o.bin, *flags)
+        try:
+            yield c
+        finally:
+            c.stop()
+
+    def kept_cluster(self):
+        if not self.kept:
+            self.kept = Cluster(os.path.join(self.data_dir, "kept"), self.o.bin)
+            self.kept.start()
+        return self.kept
+
+    def drop_kept(self):
+        if self.kept:
+            self.kept.stop()
+        self.kept = None
+
+    def measure(self, name):
+        row, started = Row(), time.monotonic()
+        busy = settle()
+        try:
+            ROWS[name](self, row)
+        except Failed as e:
+            row.lines.append({"what": name, "goal": "", "measured": f"failed: {e}", "met": False})
+            self.drop_kept()
+        row.figures["busy_before"] = round(busy, 3)
+        if busy > report.BUSY:
+            row.notes.append(f"others used {busy:.0%} of the processors before it began")
+        row.figures["took_s"] = round(time.monotonic() - started)
+        return row
+
+
+def disk_mib_per_s(directory):
+    """Of one file that is overwritten and synced by chunks, as a log that catches up is."""
+    chunk = os.urandom(DISK_CHUNK)
+    fd, path = tempfile.mkstemp(dir=directory)
+    try:
+        for _ in range(2):  # the second time over what is there
+            start = time.monotonic()
+            for at in range(0, DISK_TOTAL, DISK_CHUNK):
+                os.pwrite(fd, chunk, at)
+                os.fdatasync(fd)
+        return DISK_TOTAL / MIB / (time.monotonic() - start)
+    finally:
+        os.close(fd)
+        os.remove(path)
+
+
+# ---- What comes out
+
+def text(results):
+    m = results["machine"]
+    rows = [(name, results["rows"][name]) for name in ROWS if name in results["rows"]]
+    of = "; ".join(f"{name}: {row['date']}, {row['version']}" for name, row in rows)
+    parts = [f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB; Linux {m['kernel']}, "
+             f"{m['distribution']}; {m['file_system']}. One writer of 4 MiB and fdatasync at a "
+             f"time has {results['disk_mib_per_s']:,.0f} MiB/s of this disk. Measured {of}."]
+    if results["scale"] != 1:
+        parts.append(f"**Sizes and times were scaled by {results['scale']}: a check of the script, "
+                     "not figures.**")
+    table = [["what", "goal", "measured", "met"]] + [
+        [str(line[key]).replace("|", "/") for key in ("what", "goal", "measured")] +
+        ["yes" if line["met"] else "**no**"] for _, row in rows for line in row["lines"]]
+    parts.append(report.markdown(table))
+    for name, row in rows:
+        if row["table"]:
+            parts.append(f"Row {name}:\n\n" + report.markdown(row["table"]))
+    notes = [f"* {name}: {note}" for name, row in rows for note in row["notes"]]
+    return "\n\n".join(parts + (["\n".join(notes)] if notes else []))
+
+
+def earlier(o):
+    """{row: what an earlier run found}, if it ran at the same scale."""
+    try:
+        with open(os.path.join(o.out, "goals.json")) as f:
+            results = json.load(f)
+    except (OSError, ValueError):
+        return {}
+    return results["rows"] if o.only and results["scale"] == o.scale else {}
+
+
+def write_out(o, results):
+    os.makedirs(o.out, exist_ok=True)
+    with open(os.path.join(o.out, "goals.json"), "w") as f:
+        json.dump(results, f, indent=1)
+        f.write("\n")
+    with open(os.path.join(o.out, "goals.md"), "w") as f:
+        f.write(text(results) + "\n")
+
+
+def refuse_bad_disk(o):
+    """In memory nothing is durable; there a scaled check may run all the same."""
+    if report.file_system(o.dir).startswith("tmpfs") and o.scale == 1:
+        sys.exit(f"goals.sh: {o.dir} is in memory, where nothing is durable: use --dir")
+    free = shutil.disk_usage(o.dir).free
+    if free < NEEDED_BYTES * min(o.scale, 1):
+        sys.exit(f"goals.sh: {o.dir} has {free >> 30} GiB free, {NEEDED_BYTES >> 30} are needed")
+
+
+def measure_all(o, results, data_dir):
+    """False when a row failed, or a goal was not met."""
+    version = report.versions([], ROOT)["replog"]
+    results["disk_mib_per_s"] = disk_mib_per_s(data_dir)
+    run, met = Run(o, data_dir), True
+    names = [name for name in ROWS if name in o.rows]
+    try:
+        for n, name in enumerate(names):
+            row = run.measure(name)
+            if not set(KEPT) & set(names[n + 1:]):
+                run.drop_kept()
+            results["rows"][name] = {"date": results["machine"]["date"], "version": version,
+                                     **row.as_json()}
+            write_out(o, results)  # row by row: a long run that is ended has what it has found
+            for line in row.lines:
+                say(f"{name}: {line['what']}: {line['measured']} (goal {line['goal']})")
+            met = met and all(line["met"] for line in row.lines)
+    finally:
+        run.drop_kept()
+    return met
+
+
+def main():
+    o = options()
+    end_on_signals()
+    refuse_bad_disk(o)
+    o.bin = os.path.abspath(o.bin or build_release("goals.sh"))
+    data_dir = tempfile.mkdtemp(prefix="replog-goals-", dir=o.dir)
+    try:
+        results = {"machine": report.machine(data_dir), "scale": o.scale, "rows": earlier(o)}
+        met = measure_all(o, results, data_dir)
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+    print(text(results))
+    if o.write:
+        report.write_between(os.path.join(ROOT, "docs", "performance.md"), BEGIN, END,
+                             text(results))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

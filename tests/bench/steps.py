@@ -1,0 +1,64 @@
+"""What the scripts of this folder share beside processes.py: building, signals, a quiet start."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+
+
+def say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def step(command):
+    """Runs a part of the preparation; its output goes to ours, in its own process group."""
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr,
+                               start_new_session=True)
+    try:
+        return process.wait(timeout=1800)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def build_release(who):
+    """Where the programs of the release preset are, once they are built."""
+    jobs = str(len(os.sched_getaffinity(0)))
+    if (step(["cmake", "--preset", "release"])
+            or step(["cmake", "--build", "--preset", "release", "-j", jobs])):
+        sys.exit(f"{who}: replog does not build")
+    return os.path.join(ROOT, "build", "bin")
+
+
+def processor_ticks():
+    """(all, idle) of all processors since the start of the machine."""
+    with open("/proc/stat") as f:
+        ticks = [int(n) for n in f.readline().split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]
+
+
+def settle():
+    """Nobody pays for what the one before left to be written, or for the end of its files.
+    Returns the share of the processors that others used meanwhile."""
+    os.sync()
+    before = processor_ticks()
+    time.sleep(1)
+    all_ticks, idle = (now - then for now, then in zip(processor_ticks(), before))
+    return 1 - idle / max(all_ticks, 1)
+
+
+def on_signal(number, frame):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: the end is under way
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def end_on_signals():
+    """SIGINT and SIGTERM end the script by way of its `finally`s, which end what it started."""
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
