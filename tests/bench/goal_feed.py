@@ -46,6 +46,7 @@ class Watch:
             if match >= commit:
                 return
             load.check()
+            self.cluster.group.check()
             if at > until:
                 raise Failed(f"the follower stood at {match:.0f} of {now:.0f} "
                              f"after {seconds:.0f} s")
@@ -130,6 +131,7 @@ def read(run, row):
         records = c.count_puts()  # brings the files into the page cache, too, if they were not
         for i in NODES:
             c.check_count(i)
+        c.check_chains()
         passes = [one_pass(run, c, n) for n in range(READ_PASSES)]
     for figures in passes:
         # seq, term, kind and lengths: more than the value, and less than 32 bytes
