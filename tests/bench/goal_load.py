@@ -11,7 +11,7 @@ import failover
 from cluster import MIB
 from probes import MemorySampler
 from processes import Failed
-from systems import BATCHES, KEYED, LOADS, NODES, RECORD_BYTES, WINDOW_64, WINDOW_256, Load
+from systems import BATCHES, KEYED, LOADS, NODES, WINDOW_64, WINDOW_256, Load
 
 KILLS, MEDIAN_MS, P99_MS = 60, 700, 1500
 MEMORY_MIB = 96

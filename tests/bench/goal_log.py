@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import time
 
-from cluster import MIB
 from goal_load import bench_args
 from probes import MemorySampler, memory
 from processes import Failed
