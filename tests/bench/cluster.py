@@ -16,6 +16,7 @@ MIB = 1 << 20
 HTTP_OFFSET = 50
 SLOWEST_MIB_PER_S = 5  # below this a load or a catch-up is given up
 POLL_S = 0.05
+SEQS_A_RECORD = 1.01  # of fill(): each batch of a hundred has a COMMIT behind it
 
 
 class Load:
@@ -176,10 +177,10 @@ class Cluster:
         return load.finish(seconds + 100)
 
     def fill(self, total_bytes):
-        """Appends batches of 100 until the log's records have so many bytes in all. The log's last
-        seq is what ends it; each hundredth record and one has the batch's COMMIT."""
+        """Appends batches of 100 until the log's records have so many bytes in all; the log's last
+        seq is what ends it."""
         leader = self.wait_whole()
-        target = int(total_bytes / RECORD_BYTES * 1.01)
+        target = int(total_bytes / RECORD_BYTES * SEQS_A_RECORD)
         missing = (target - self.metrics(leader)["commit_seq"]) * RECORD_BYTES / MIB
         if missing <= 0:
             return

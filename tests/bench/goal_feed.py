@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from cluster import MIB, POLL_S, SLOWEST_MIB_PER_S
+from cluster import MIB, POLL_S, SEQS_A_RECORD, SLOWEST_MIB_PER_S
 from probes import busiest, thread_ticks
 from processes import Failed
 from systems import NODES, READY_S, RECORD_BYTES
@@ -61,6 +61,7 @@ def catch_up(run, row):
         follower = next(i for i in NODES if i != leader)
         c.kill(follower)
         c.fill(size)
+        filled = c.metrics(leader)["commit_seq"]
         load = c.begin("live", "--inflight", "64", "--warmup", "0", "--seconds", "3600")
         try:
             time.sleep(LIVE_WARM_S)
@@ -86,7 +87,8 @@ def catch_up(run, row):
             raise Failed(f"status tells match_seq {match}, the leader's metrics told {has:.0f}")
         c.check_chains()
         records = c.check_count(follower)
-    rate = (has - had) * RECORD_BYTES / MIB / took
+    taken = (filled - had) / SEQS_A_RECORD + has - filled
+    rate = taken * RECORD_BYTES / MIB / took
     during = (last - first) / took
     row.figures.update(backlog_mib=size / MIB, seconds=took, mib_per_s=rate, live_before=before,
                        live_during=during, live_after=after, records_checked=records,
