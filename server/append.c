@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "server/services.h"
@@ -309,6 +310,7 @@ static replog_status ask(struct append *a, const uint8_t *bytes, size_t size_byt
     struct node_event ev = {.type = NODE_EV_APPEND};
     replog_status st = decode_append(bytes, size_bytes, &a->block, &ev.append, err);
     if (st != REPLOG_OK) return st;
+    CHECK(a->block);
     a->bytes = a->block->size_bytes;
     gate_enter(a);
     st = server_ask(a->s, &a->request, &ev, call, err);

@@ -61,11 +61,10 @@ void block_begin(struct block_builder *b) {
 void block_begin_sized(struct block_builder *b, size_t expected_bytes, struct blob *spare) {
     size_t most = BLOCK_MAX_BYTES - BLOCK_HEADER_BYTES;
     if (expected_bytes > most) expected_bytes = most;
-    *b = (struct block_builder){.blob = spare};
-    if (!blob_is_ours(spare) || spare->capacity < BLOCK_HEADER_BYTES + expected_bytes) {
-        blob_unref(spare);
-        b->blob = blob_new(BLOCK_HEADER_BYTES + expected_bytes);
-    }
+    size_t need = BLOCK_HEADER_BYTES + expected_bytes;
+    bool fits = spare && spare->capacity >= need && blob_is_ours(spare);
+    if (!fits) blob_unref(spare);
+    *b = (struct block_builder){.blob = fits ? spare : blob_new(need)};
     b->failed = !b->blob;
     if (b->failed) return;
     memset(b->blob->data, 0, BLOCK_HEADER_BYTES);

@@ -46,9 +46,11 @@ static void same_records(const uint8_t *block, const struct block_header *h,
 }
 
 static void append_request_bytes(const uint8_t *bytes, size_t n) {
+    static struct blob *spare; /* from one input to the next, as a stream's appends keep it */
     struct node_append a;
     replog_error err;
-    replog_status status = decode_append(bytes, n, &a, &err);
+    replog_status status = decode_append(bytes, n, &spare, &a, &err);
+    CHECK(spare == a.block);
     CHECK(status == REPLOG_OK || (status == REPLOG_INVALID_ARGUMENT && err.text[0]));
     if (status != REPLOG_OK) {
         CHECK(a.block == NULL);
@@ -70,7 +72,6 @@ static void append_request_bytes(const uint8_t *bytes, size_t n) {
         same_records(a.block->data, &h, q);
         replog__v1__append_request__free_unpacked(q, NULL);
     }
-    blob_unref(a.block);
 }
 
 static void read_request_bytes(const uint8_t *bytes, size_t n) {

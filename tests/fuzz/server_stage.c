@@ -80,8 +80,8 @@ static void answer(struct event *e) {
         r->n_durable_on = r->n_held_by = (unsigned)(how == 7 ? 1 : how);
         for (unsigned i = 0; i < r->n_durable_on; i++) r->durable_on[i] = (uint64_t)1 << (9 * i);
     }
+    event_free(e); /* it lies in the request, which ends with its answer */
     request->done(request, &fx);
-    event_free(e);
 }
 
 static void peer_message(struct event *e) {
