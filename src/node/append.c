@@ -187,9 +187,8 @@ void append_term(struct node *n, struct node_effects *fx) {
 
 /* ---- Admission ------------------------------------------------------------------------------- */
 
-/* Whether this node can take anything at all; if not, the request is answered. */
-static bool open_for_appends(struct node *n, uint64_t token, uint64_t size_bytes,
-                             struct node_effects *fx) {
+/* Whether this node leads and may take anything at all; if not, the request is answered. */
+static bool leads(struct node *n, uint64_t token, struct node_effects *fx) {
     if (!node_is_leader(n)) {
         node_not_leader(n, fx, token);
         return false;
@@ -202,6 +201,14 @@ static bool open_for_appends(struct node *n, uint64_t token, uint64_t size_bytes
             fx->items[fx->n - 1].reply.leader = raft_transferring(n->raft);
         return false;
     }
+    return true;
+}
+
+/* Whether there is room for so much more in the log; if not, the request is answered, and was not
+ * taken. Asked after the session, never before: what is a repeat is in the log and needs no room,
+ * and if it were refused, the number behind it would be the one that the session expects, and be
+ * taken, while its client holds that a refused number keeps out all behind it. */
+static bool has_room(struct node *n, uint64_t token, uint64_t size_bytes, struct node_effects *fx) {
     if (n->space_low) {
         fx_fail(
             n, fx, token, REPLOG_RESOURCE_EXHAUSTED,
@@ -251,15 +258,18 @@ void append_refuse(struct node *n, uint64_t token, const struct refusal *why,
 
 static bool wait_for(struct node *n, enum node_ack ack, const struct pending *p,
                      struct node_effects *fx) {
-    if (pending_insert(&n->waiting[ack], p)) return true;
-    fx_fail(n, fx, p->token, REPLOG_UNAVAILABLE,
-            "no memory; the outcome is unknown, retry with the same sequence");
+    /* twice the bound on new ones: repeats, which has_room does not see, have an end too */
+    if (n_pending(n) < 2 * NODE_MAX_PENDING && pending_insert(&n->waiting[ack], p)) return true;
+    fx_fail(
+        n, fx, p->token, REPLOG_UNAVAILABLE,
+        "too many appends wait, or memory is short; the outcome is unknown, retry with the same "
+        "sequence");
     return false;
 }
 
 void append_request(struct node *n, const struct node_event *event, struct node_effects *fx) {
     const struct node_append *a = &event->append;
-    if (!open_for_appends(n, event->token, a->block->size_bytes, fx)) return;
+    if (!leads(n, event->token, fx)) return;
     struct pending p = {
         .token = event->token, .sequence = a->sequence, .deadline_ms = event->deadline_ms};
     if (a->session) {
@@ -285,6 +295,7 @@ void append_request(struct node *n, const struct node_event *event, struct node_
             return;
         }
     }
+    if (!has_room(n, event->token, a->block->size_bytes, fx)) return;
     p.term = raft_term(n->raft);
     p.first_seq = tail_end(&n->tail).seq + 1;
     p.last_seq = append_block(n, a->block, a->n_records, a->flags, a->session, a->sequence,
@@ -297,7 +308,7 @@ void append_request(struct node *n, const struct node_event *event, struct node_
 }
 
 void append_session(struct node *n, const struct node_event *event, struct node_effects *fx) {
-    if (!open_for_appends(n, event->token, BLOCK_HEADER_BYTES, fx)) return;
+    if (!leads(n, event->token, fx) || !has_room(n, event->token, BLOCK_HEADER_BYTES, fx)) return;
     struct pending p = {
         .token = event->token, .term = raft_term(n->raft), .deadline_ms = event->deadline_ms};
     p.last_seq = append_marker(n, REPLOG_OP_SESSION, (struct slice){0}, fx);

@@ -400,6 +400,36 @@ static void a_stream_from_below_the_first_seq_begins_anew(void **state) {
     world_free(w);
 }
 
+/* A repeat needs no room. Were it refused, its client would take the number behind it for refused
+ * too, and that one would be the next that the session expects. */
+static void a_repeat_is_not_refused_for_want_of_room(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 24);
+    char value[900];
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = 0;
+    w->options->pending_bytes = 1500;
+    world_start_all(w);
+    uint64_t leader = world_leader(w, 10000);
+    assert_true(world_settle(w, 3000));
+    uint64_t t = world_ask(w, leader, NODE_EV_OPEN_SESSION, 0, false);
+    assert_int_equal(world_wait(w, t, 1000), REPLOG_OK);
+    uint64_t session = world_request(w, t)->reply.first_seq;
+    assert_true(world_settle(w, 3000));
+    for (unsigned i = 0; i < 2; i++) world_cut(w, leader, other(w, leader, i), true);
+    uint64_t first = world_append(w, leader, "a", value, 1, NODE_ACK_QUORUM, session, 1, 0);
+    world_run(w, 20);
+    uint64_t repeat = world_append(w, leader, "a", value, 1, NODE_ACK_QUORUM, session, 1, 0);
+    uint64_t next = world_append(w, leader, "b", value, 1, NODE_ACK_QUORUM, session, 2, 0);
+    world_run(w, 20);
+    assert_false(world_request(w, first)->done);
+    assert_false(world_request(w, repeat)->done);
+    assert_true(world_request(w, next)->done);
+    assert_int_equal(world_request(w, next)->status, REPLOG_RESOURCE_EXHAUSTED);
+    world_heal(w);
+    world_free(w);
+}
+
 /* Blocks gather for a follower that has messages on their way to it, but not for as long as those
  * take: over a long way every append costs one round trip, also the third in a row. */
 static void over_a_long_way_nothing_waits_for_an_answer(void **state) {
@@ -426,6 +456,7 @@ static void over_a_long_way_nothing_waits_for_an_answer(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_repeat_is_not_refused_for_want_of_room),
         cmocka_unit_test(over_a_long_way_nothing_waits_for_an_answer),
         cmocka_unit_test(clusters_of_every_size_take_appends),
         cmocka_unit_test(two_empty_directories_beside_a_silent_one_form_nothing),
