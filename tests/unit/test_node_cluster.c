@@ -441,8 +441,8 @@ static void over_a_long_way_nothing_waits_for_an_answer(void **state) {
     assert_true(world_settle(w, 3000));
     for (unsigned i = 0; i < 2; i++) {
         unsigned follower = (unsigned)other(w, leader, i);
-        sim_net_delay(w->sim, (unsigned)leader, follower, ONE_WAY_MS * 1000);
-        sim_net_delay(w->sim, follower, (unsigned)leader, ONE_WAY_MS * 1000);
+        sim_net_delay(w->sim, (unsigned)leader, follower, ONE_WAY_MS * 1000ULL);
+        sim_net_delay(w->sim, follower, (unsigned)leader, ONE_WAY_MS * 1000ULL);
     }
     world_run(w, 300);
     for (int i = 0; i < N; i++) {
