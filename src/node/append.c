@@ -259,7 +259,8 @@ void append_refuse(struct node *n, uint64_t token, const struct refusal *why,
 static bool wait_for(struct node *n, enum node_ack ack, const struct pending *p,
                      struct node_effects *fx) {
     /* twice the bound on new ones: repeats, which has_room does not see, have an end too */
-    if (n_pending(n) < (size_t)2 * NODE_MAX_PENDING && pending_insert(&n->waiting[ack], p)) return true;
+    if (n_pending(n) < (size_t)2 * NODE_MAX_PENDING && pending_insert(&n->waiting[ack], p))
+        return true;
     fx_fail(
         n, fx, p->token, REPLOG_UNAVAILABLE,
         "too many appends wait, or memory is short; the outcome is unknown, retry with the same "
