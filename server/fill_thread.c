@@ -27,11 +27,6 @@ struct fill_thread {
     atomic_bool stop;
 };
 
-static void wait_ms(uint64_t ms) {
-    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000L};
-    (void)nanosleep(&t, NULL);
-}
-
 /* Waits for the time of the next slice. */
 static void pace(struct fill_thread *f) {
     const struct stats *stats = &f->s->stats;
@@ -39,7 +34,7 @@ static void pace(struct fill_thread *f) {
     uint64_t bytes_before = stats_get(&stats->group_bytes);
     uint64_t groups_before = stats_get(&stats->groups);
     while (!atomic_load(&f->stop)) {
-        wait_ms(LOOK_MS);
+        thread_sleep_ms(LOOK_MS);
         uint64_t now_ms = clock_mono_ms();
         uint64_t bytes = stats_get(&stats->group_bytes) - bytes_before;
         uint64_t groups = stats_get(&stats->groups) - groups_before;

@@ -14,11 +14,6 @@ enum {
     READER_SLICES = 16  /* then the reader is opened anew, so that it holds no segment for long */
 };
 
-static void wait_ms(uint64_t ms) {
-    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000L};
-    (void)nanosleep(&t, NULL);
-}
-
 static void found_damage(struct server *s, const char *text) {
     log_error("scrub: %s", text);
     stats_add(&s->stats.scrub_errors, 1);
@@ -49,7 +44,7 @@ static bool scrub_some(struct server *s, uint64_t *seq) {
         if (bytes < SLICE_BYTES) continue;
         bytes = 0;
         slices++;
-        wait_ms(SLICE_WAIT_MS);
+        thread_sleep_ms(SLICE_WAIT_MS);
     }
     wal_reader_close(reader);
     if (st == REPLOG_DATA_LOSS) found_damage(s, err.text);
@@ -61,9 +56,9 @@ static void *scrub_main(void *arg) {
     (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &(struct sched_param){0});
     uint64_t pause_s = FIRST_ROUND_S;
     for (;;) {
-        wait_ms(pause_s * 1000);
+        thread_sleep_ms(pause_s * 1000);
         uint64_t seq = 0;
-        while (scrub_some(s, &seq)) wait_ms(SLICE_WAIT_MS);
+        while (scrub_some(s, &seq)) thread_sleep_ms(SLICE_WAIT_MS);
         log_debug("scrub: a round ended at seq=%" PRIu64, seq);
         pause_s = NEXT_ROUND_S;
     }

@@ -14,6 +14,11 @@ void cond_init_mono(pthread_cond_t *cond) {
     (void)pthread_condattr_destroy(&attr);
 }
 
+void thread_sleep_ms(uint64_t ms) {
+    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000L};
+    (void)nanosleep(&t, NULL);
+}
+
 static struct timespec after_ms(clockid_t clock, uint64_t ms) {
     struct timespec t;
     CHECK(clock_gettime(clock, &t) == 0);

@@ -14,6 +14,7 @@
 void cond_init_mono(pthread_cond_t *cond);
 /* For pthread_cond_timedwait on such a condition. */
 struct timespec deadline_after_ms(uint64_t ms);
+void thread_sleep_ms(uint64_t ms);
 /* Starts a thread with a name (at most 15 characters) and no signals. UNAVAILABLE. */
 replog_status thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *arg,
                            replog_error *err);

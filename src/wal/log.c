@@ -336,13 +336,11 @@ static void publish(struct wal *wal, const struct slice *pieces, size_t n,
 static const uint8_t zeros[64 << 10];
 enum { GROUP_MORE_PIECES = 2 + WAL_GROW_BYTES / sizeof zeros + 1 }; /* header, padding, and zeros */
 
-/* Pieces for zeros from *offset to `end`. */
-static size_t add_zeros(struct wal *wal, size_t n, uint64_t offset, uint64_t end) {
-    while (offset < end) {
-        size_t part = end - offset < sizeof zeros ? (size_t)(end - offset) : sizeof zeros;
-        wal->pieces[n++] = (struct iovec){(void *)zeros, part};
-        offset += part;
-    }
+size_t wal_zero_pieces(struct iovec *pieces, uint64_t size_bytes) {
+    size_t n = 0;
+    for (; size_bytes > 0; size_bytes -= pieces[n++].iov_len)
+        pieces[n] = (struct iovec){(void *)zeros,
+                                   size_bytes < sizeof zeros ? (size_t)size_bytes : sizeof zeros};
     return n;
 }
 
@@ -376,7 +374,7 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
     uint64_t end = segment->write_end + group_padded_bytes(length);
     if (wal->zero_to > end) end = wal->zero_to;
     wal->zero_to = 0;
-    size_t n_pieces = add_zeros(wal, n + 1, written, end);
+    size_t n_pieces = n + 1 + wal_zero_pieces(wal->pieces + n + 1, end - written);
     replog_status status =
         wal->disk->write(segment->file, wal->pieces, n_pieces, segment->write_end, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);

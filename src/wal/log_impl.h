@@ -90,6 +90,9 @@ replog_status wal_seal_active(struct wal *wal, replog_error *err);
 replog_status wal_write_seal(struct wal *wal, const struct wal_segment *segment,
                              struct disk_file *file, const struct segment_index *index,
                              replog_error *err);
+/* Pieces of zeros, so many bytes in all; how many pieces: at most one more than WAL_GROW_BYTES by
+ * 64 KiB for up to WAL_GROW_BYTES. */
+size_t wal_zero_pieces(struct iovec *pieces, uint64_t size_bytes);
 /* Room for one more in the table. false: memory is short. */
 bool wal_reserve_segment(struct wal *wal);
 /* Stores a changed manifest and, when it is durable, makes it the log's. RESOURCE_EXHAUSTED: as

@@ -330,15 +330,11 @@ void wal_spare_end(struct wal *wal, struct wal_spare *spare) {
 /* The rest of the segment that is being written, which had to be made in haste: buffered, because
  * the same file is written and read meanwhile. */
 static replog_status fill_active(struct wal *wal, replog_error *err) {
-    static const uint8_t zeros[64 << 10];
-    struct iovec pieces[WAL_GROW_BYTES / sizeof zeros];
+    struct iovec pieces[WAL_GROW_BYTES / (64 << 10) + 1];
     struct wal_segment *segment = wal->active;
     uint64_t left = wal->segment_bytes - segment->file_bytes;
     if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
-    size_t n = 0;
-    for (uint64_t at = 0; at < left; at += pieces[n++].iov_len)
-        pieces[n] =
-            (struct iovec){(void *)zeros, left - at < sizeof zeros ? left - at : sizeof zeros};
+    size_t n = wal_zero_pieces(pieces, left);
     replog_status status = wal->disk->write(segment->file, pieces, n, segment->file_bytes, err);
     if (!status) status = wal->disk->sync(segment->file, err);
     if (!status) segment->file_bytes += left;

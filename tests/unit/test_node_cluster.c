@@ -25,6 +25,12 @@ static uint64_t other(const struct world *w, uint64_t leader, unsigned k) {
     return 0;
 }
 
+static uint64_t open_session(struct world *w, uint64_t leader) {
+    uint64_t t = world_ask(w, leader, NODE_EV_OPEN_SESSION, 0, false);
+    assert_int_equal(world_wait(w, t, 300), REPLOG_OK);
+    return world_request(w, t)->reply.first_seq;
+}
+
 static void clusters_of_every_size_take_appends(void **state) {
     (void)state;
     static const unsigned sizes[] = {1, 2, 3, 5};
@@ -302,9 +308,7 @@ static void a_deposed_leader_denies_no_session(void **state) {
         }
     }
     assert_true(next != old);
-    uint64_t t = world_ask(w, next, NODE_EV_OPEN_SESSION, 0, false);
-    assert_int_equal(world_wait(w, t, 300), REPLOG_OK);
-    uint64_t session = world_request(w, t)->reply.first_seq;
+    uint64_t session = open_session(w, next);
     uint64_t first = world_append(w, next, "k", "v", 1, NODE_ACK_QUORUM, session, 1, 0);
     assert_int_equal(world_wait(w, first, 300), REPLOG_OK);
     assert_int_equal(world_snapshot(w, old).role, RAFT_LEADER); /* it has not heard of it */
@@ -412,9 +416,7 @@ static void a_repeat_is_not_refused_for_want_of_room(void **state) {
     world_start_all(w);
     uint64_t leader = world_leader(w, 10000);
     assert_true(world_settle(w, 3000));
-    uint64_t t = world_ask(w, leader, NODE_EV_OPEN_SESSION, 0, false);
-    assert_int_equal(world_wait(w, t, 1000), REPLOG_OK);
-    uint64_t session = world_request(w, t)->reply.first_seq;
+    uint64_t session = open_session(w, leader);
     assert_true(world_settle(w, 3000));
     for (unsigned i = 0; i < 2; i++) world_cut(w, leader, other(w, leader, i), true);
     uint64_t first = world_append(w, leader, "a", value, 1, NODE_ACK_QUORUM, session, 1, 0);
