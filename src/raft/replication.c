@@ -165,11 +165,13 @@ static void on_accepted(struct raft *r, struct peer *p, const struct raft_msg *m
     uint64_t durable = min_u64(m->seq, r->runs.last_seq);
     uint64_t matched = min_u64(m->seq_term, r->runs.last_seq);
     if (!p->streaming && matched >= p->probe_seq) start_stream(r, p, matched, fx);
+    if (p->streaming || durable > p->match) {
+        struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_ACKED);
+        effect->peer = p->id;
+        effect->seq = durable;
+    }
     if (durable <= p->match) return;
     p->match = durable;
-    struct raft_effect *effect = raft_fx_push(fx, RAFT_FX_ACKED);
-    effect->peer = p->id;
-    effect->seq = durable;
     advance_commit(r, fx);
     if (r->transfer_to == p->id) send_timeout_now(r, fx);
 }

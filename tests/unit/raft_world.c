@@ -229,6 +229,13 @@ static void carry_out_log(struct world *w, struct member *m, const struct raft_e
     }
 }
 
+static void acked(struct world *w, struct member *m, uint64_t peer, uint64_t seq) {
+    if (seq >= m->streams[peer].owed) m->streams[peer].owed = 0;
+    if (seq <= m->known[peer]) return;
+    m->known[peer] = seq;
+    trace(w, "    %llu knows %llu durable on %llu", (ull)m->id, (ull)seq, (ull)peer);
+}
+
 static void carry_out(struct world *w, struct member *m, const struct raft_effect *e,
                       const struct packet *in_hand) {
     switch (e->type) {
@@ -238,6 +245,7 @@ static void carry_out(struct world *w, struct member *m, const struct raft_effec
     case RAFT_FX_ROLE:
         trace(w, "    %llu is %s in term %llu, leader %llu", (ull)m->id, role_names[e->role],
               (ull)e->term, (ull)e->leader);
+        memset(m->known, 0, sizeof m->known);
         judge_role(w, m, e);
         break;
     case RAFT_FX_LEAD:
@@ -252,7 +260,7 @@ static void carry_out(struct world *w, struct member *m, const struct raft_effec
         m->streams[e->peer].on = false;
         break;
     case RAFT_FX_ACKED:
-        trace(w, "    %llu knows %llu durable on %llu", (ull)m->id, (ull)e->seq, (ull)e->peer);
+        acked(w, m, e->peer, e->seq);
         break;
     case RAFT_FX_READ_OK:
         trace(w, "    %llu confirms read %llu at %llu", (ull)m->id, (ull)e->context, (ull)e->seq);
@@ -388,11 +396,12 @@ static bool pump_one(struct world *w, struct member *m, uint64_t peer) {
     struct stream *s = &m->streams[peer];
     struct packet packet = {.msg = raft_append_header(m->raft, peer, s->next_after)};
     size_t i = blocks_upto(&m->log, s->next_after);
+    if (w->one_at_a_time && s->owed) return false;
     while (i < m->log.n && packet.n_blocks < w->packet_blocks) {
         packet.blocks[packet.n_blocks++] = m->log.items[i++];
     }
     if (packet.n_blocks == 0) return false;
-    s->next_after = packet.blocks[packet.n_blocks - 1].at.last_seq;
+    s->next_after = s->owed = packet.blocks[packet.n_blocks - 1].at.last_seq;
     send_packet(w, &packet);
     struct raft_event sent = {.type = RAFT_EV_SENT, .peer = peer, .seq = s->next_after};
     bool lazy = w->lazy;

@@ -56,6 +56,7 @@ struct op_queue {
 struct stream {
     bool on;
     uint64_t next_after; /* blocks up to here were sent */
+    uint64_t owed;       /* ACKED was not heard of this one since it was sent; 0: of all */
 };
 
 struct member {
@@ -72,6 +73,7 @@ struct member {
     struct op_queue to_disk, votes;   /* not durable yet; votes may overtake the log */
     struct op_queue done, votes_done; /* durable, and the core does not know yet */
     struct stream streams[WORLD_MEMBERS + 1];
+    uint64_t known[WORLD_MEMBERS + 1]; /* what ACKED said in this term, for the trace */
     uint64_t epoch;
 };
 
@@ -83,6 +85,7 @@ struct world {
     bool cut[WORLD_MEMBERS + 1][WORLD_MEMBERS + 1]; /* [from][to]: messages are lost */
     uint64_t lose_term;   /* not 0: messages with a block of this term are lost */
     size_t packet_blocks; /* at most so many in one message */
+    bool one_at_a_time;   /* nothing is streamed to a peer that owes an acknowledgement */
     bool lazy;            /* streams are pumped by the test, not by themselves */
     uint64_t seed, next_id, now_ms;
 

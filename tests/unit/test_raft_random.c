@@ -220,6 +220,7 @@ static void run_seed(unsigned n, uint64_t seed, bool traced, struct totals *tota
     w->lazy = true;
     draw_weather(w);
     w->packet_blocks = 1 + pick(w, 4);
+    w->one_at_a_time = pick(w, 2);
     for (unsigned i = 0; i < STEPS_PER_MEMBER * n; i++) {
         random_step(w, totals);
         if (i % 64 == 0) check_logs(w);

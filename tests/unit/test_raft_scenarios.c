@@ -10,6 +10,22 @@ static struct raft *core(struct world *w, uint64_t id) {
     return w->members[id].raft;
 }
 
+static struct packet first_answer(struct world *w, enum raft_msg_type type) {
+    for (int i = 0; i < 100; i++) {
+        for (size_t k = 0; k < w->n_packets; k++) {
+            if (w->packets[k].msg.type == type) return w->packets[k];
+        }
+        assert_true(deliver_one(w));
+    }
+    fail_msg("no such answer");
+    return (struct packet){0};
+}
+
+static void deliver_late(struct world *w, const struct packet *packet) {
+    w->packets[w->n_packets++] = *packet;
+    deliver(w, w->n_packets - 1);
+}
+
 /* ---- Sizes */
 static void one_member(void **state) {
     (void)state;
@@ -189,6 +205,44 @@ static void restarted_follower(void **state) {
     expect_log(w, 3, "1 1 1 1");
     expect_commit(w, 3, 4);
     world_end(w, "restarted_follower");
+}
+
+/* A window that is used by what nobody acknowledges would stay closed for ever. */
+static void sent_though_it_was_there(void **state) {
+    (void)state;
+    struct world *w = world_new(3, 13, true);
+    elect(w, 1);
+    isolate(w, 3, true);
+    pass_ms(w, WORLD_HEARTBEAT_MS);
+    tick(w, 1);
+    struct packet early = first_answer(w, RAFT_APPEND_REPLY);
+    deliver_all(w);
+    world_say(w, "2 has blocks 2 and 3 durably, but its answers are slow, and 1 is cut off from it.");
+    append(w, 1, 1);
+    append(w, 1, 1);
+    struct packet late = {0};
+    while (late.msg.seq != 3) {
+        late = first_answer(w, RAFT_APPEND_REPLY);
+        for (size_t i = 0; i < w->n_packets;) {
+            if (w->packets[i].msg.type == RAFT_APPEND_REPLY) lose(w, i);
+            else i++;
+        }
+    }
+    assert_int_equal(raft_match(core(w, 1), 2), 1);
+    w->lazy = true;
+    lost_connection(w, 1, 2);
+    world_say(w, "An answer of before that starts the stream at 2. Then 1 hears of 2 and 3.");
+    deliver_late(w, &early);
+    assert_int_equal(w->members[1].streams[2].next_after, 1);
+    deliver_late(w, &late);
+    assert_int_equal(raft_match(core(w, 1), 2), 3);
+    world_say(w, "They are sent again, and acknowledged again.");
+    w->lazy = false;
+    pump(w, 1);
+    assert_int_equal(w->members[1].streams[2].owed, 3);
+    deliver_all(w);
+    assert_int_equal(w->members[1].streams[2].owed, 0);
+    world_end(w, "sent_though_it_was_there");
 }
 
 static void truncated_logs(void **state) {
@@ -434,22 +488,6 @@ static void deliver_until(struct world *w, uint64_t id, enum raft_role role) {
     assert_int_equal(raft_role(core(w, id)), role);
 }
 
-static struct packet first_answer(struct world *w, enum raft_msg_type type) {
-    for (int i = 0; i < 100; i++) {
-        for (size_t k = 0; k < w->n_packets; k++) {
-            if (w->packets[k].msg.type == type) return w->packets[k];
-        }
-        assert_true(deliver_one(w));
-    }
-    fail_msg("no such answer");
-    return (struct packet){0};
-}
-
-static void deliver_late(struct world *w, const struct packet *packet) {
-    w->packets[w->n_packets++] = *packet;
-    deliver(w, w->n_packets - 1);
-}
-
 static void answers_of_old_terms(void **state) {
     (void)state;
     struct world *w = world_new(3, 26, true);
@@ -677,6 +715,7 @@ int main(void) {
         cmocka_unit_test(repeated_and_reordered),
         cmocka_unit_test(lost_blocks_are_noticed),
         cmocka_unit_test(restarted_follower),
+        cmocka_unit_test(sent_though_it_was_there),
         cmocka_unit_test(truncated_logs),
         cmocka_unit_test(late_persisted),
         cmocka_unit_test(vote_is_saved_first),
