@@ -225,6 +225,7 @@ replog_status wal_seal_active(struct wal *wal, replog_error *err) {
     wal->active = NULL;
     wal_release(wal, segment);
     unlock(wal);
+    wal->unsynced = false;
     wal->marked = wal->tail;
     return REPLOG_OK;
 }
@@ -379,6 +380,7 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
         wal->disk->write(segment->file, wal->pieces, n_pieces, segment->write_end, err);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);
     if (status) return wal_break(wal, err);
+    wal->unsynced = true;
     publish(wal, pieces, n, &group);
     return REPLOG_OK;
 }
@@ -481,9 +483,10 @@ replog_status wal_sync(struct wal *wal, replog_error *err) {
     replog_error local;
     if (!err) err = &local;
     replog_status status = wal_writable(wal, err);
-    if (status || wal->durable.seq == wal->tail.seq) return status;
+    if (status || !wal->unsynced) return status;
     if (wal->disk->sync(wal->active->file, err) && !MUTANT(SYNC_FAILURE_IGNORED))
         return wal_break(wal, err);
+    wal->unsynced = false;
     lock(wal);
     wal->durable = wal->tail;
     unlock(wal);

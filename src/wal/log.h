@@ -84,10 +84,10 @@ size_t wal_term_runs(const struct wal *wal, struct wal_term_run *runs, size_t ma
  * failure breaks the log. */
 replog_status wal_append(struct wal *wal, const struct slice *pieces, size_t n, size_t *written,
                          replog_error *err);
-/* Makes the tail durable. A failure breaks the log. */
+/* Makes the tail durable, and a mark behind it. A failure breaks the log. */
 replog_status wal_sync(struct wal *wal, replog_error *err);
-/* Writes an empty group that marks the durable tail, unless the last mark covers it; does not sync.
- * To be called after 100 ms of idleness, and before a clean close. */
+/* Writes an empty group that marks the durable tail, unless the last mark covers it. Proves nothing
+ * before the next wal_sync. To be called after 100 ms of idleness, and before a clean close. */
 replog_status wal_mark(struct wal *wal, replog_error *err);
 /* Drops everything above `keep_seq`: the cut of a conflicting tail. Bumps the epoch. On return all
  * that is kept is durable. OUT_OF_RANGE (below wal_base, above the tail), INVALID_ARGUMENT (not the

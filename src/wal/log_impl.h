@@ -65,7 +65,8 @@ struct wal {
 
     /* The writing thread's own */
     struct wal_segment *active; /* the last in the table and not sealed, or NULL */
-    struct wal_pos marked;      /* what the last mark on disk says */
+    struct wal_pos marked;      /* what the last mark says */
+    bool unsynced;              /* the active segment has groups, or a mark, that no sync covers */
     uint64_t next_number;       /* for the next segment or spare file */
     uint64_t *spares;           /* numbers of files ready for reuse */
     size_t n_spares;            /* room for WAL_MAX_POOL_SEGMENTS */

@@ -493,8 +493,7 @@ static replog_status settle_last(struct opening *o, replog_error *err) {
     status = wal_mark(wal, &why);
     if (status == REPLOG_RESOURCE_EXHAUSTED)
         return REPLOG_OK; /* a full disk; the next one will do */
-    if (status) return error_set(err, status, "%s", why.text);
-    return wal->disk->sync(segment->file, err);
+    return status ? error_set(err, status, "%s", why.text) : wal_sync(wal, err);
 }
 
 static replog_status reseal(struct opening *o, replog_error *err) {

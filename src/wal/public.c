@@ -64,7 +64,7 @@ static void do_due(struct replog_wal *wal, uint64_t now_ms) {
     if (wal->sync_due_ms && wal->sync_due_ms <= now_ms) sync_now(wal, NULL);
     if (wal->mark_due_ms && wal->mark_due_ms <= now_ms) {
         wal->mark_due_ms = 0;
-        wal_mark(wal->log, NULL);
+        if (wal_mark(wal->log, NULL) == REPLOG_OK) wal_sync(wal->log, NULL);
     }
 }
 

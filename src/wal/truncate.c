@@ -235,6 +235,7 @@ static void apply_cut(struct wal *wal, struct cut *cut) {
     atomic_fetch_add(&wal->changes, 1);
     pthread_mutex_unlock(&wal->mutex);
     wal->marked = cut->keep;
+    wal->unsynced = false; /* finish_cut syncs what is left */
 }
 
 static replog_status finish_cut(struct wal *wal, struct cut *cut, replog_error *err) {

@@ -343,6 +343,22 @@ static void test_rot_under_a_mark(void **state) {
     world_free(w);
 }
 
+/* A mark that is only in the page cache goes with the power, and rot looks like a torn write. */
+static void test_mark_is_synced(void **state) {
+    (void)state;
+    struct world *w = world_new();
+    world_ok(w, world_open(w));
+    world_fill(w, 1, 2, 100);
+    world_ok(w, wal_mark(w->wal, &w->err));
+    world_ok(w, wal_sync(w->wal, &w->err));
+    wal_close(w->wal);
+    w->wal = NULL;
+    disk_mem_crash(w->mem, DISK_LOSE_ALL, 1);
+    damage(w, 1, SEGMENT_DATA_OFFSET + 4096 + 150);
+    expect_loss(w, first_file, SEGMENT_DATA_OFFSET + 4096 + GROUP_HEADER_BYTES, 2);
+    world_free(w);
+}
+
 /* The records of an open for writing are marked: rot in the last group is found from then on. */
 static void test_open_marks(void **state) {
     (void)state;
@@ -532,6 +548,7 @@ int main(void) {
         cmocka_unit_test(test_stale_group),
         cmocka_unit_test(test_rot),
         cmocka_unit_test(test_rot_under_a_mark),
+        cmocka_unit_test(test_mark_is_synced),
         cmocka_unit_test(test_open_marks),
         cmocka_unit_test(test_rot_in_sealed),
         cmocka_unit_test(test_damaged_seal),
