@@ -7,15 +7,13 @@
 #include "node/apply_worker.h"
 #include "server/thread.h"
 
-enum { MAX_GIVEN = 64 };
-
 struct apply_thread {
     struct server *s;
     pthread_t thread;
     pthread_mutex_t lock; /* of all up to `stop` */
     pthread_cond_t wanted;
     uint64_t target_seq;
-    struct node_bytes given[MAX_GIVEN]; /* not yet with the applier */
+    struct node_bytes given[APPLY_MAX_GIVEN]; /* not yet with the applier */
     size_t n_given;
     bool flush, stop;
     struct apply_worker worker; /* this thread only */
@@ -67,7 +65,7 @@ void apply_thread_apply(struct server *s, struct node_effect *fx) {
     struct apply_thread *a = s->apply_thread;
     (void)pthread_mutex_lock(&a->lock);
     if (fx->seq > a->target_seq) a->target_seq = fx->seq;
-    if (a->n_given < MAX_GIVEN && fx->blocks.blob) {
+    if (a->n_given < APPLY_MAX_GIVEN && fx->blocks.blob) {
         a->given[a->n_given++] = fx->blocks;
         fx->blocks.blob = NULL;
     }

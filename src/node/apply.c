@@ -13,13 +13,7 @@
 
 #define SESSION_PREFIX   "session/"
 #define CHECKPOINT_ENTRY "checkpoint"
-enum {
-    SESSION_PREFIX_BYTES = 8,
-    SESSION_KEY_BYTES = 16,
-    MAX_TOUCHED = 256,
-    BATCH_BYTES = 1 << 20,
-    MAX_GIVEN = 256
-};
+enum { SESSION_PREFIX_BYTES = 8, SESSION_KEY_BYTES = 16, MAX_TOUCHED = 256, BATCH_BYTES = 1 << 20 };
 
 struct applier {
     struct wal *wal;
@@ -28,8 +22,8 @@ struct applier {
     struct checkpoint_marker marker;
     uint64_t applied, gone_bytes;
     struct wal_reader *reader;
-    uint64_t reader_seq;                /* that the reader comes to next */
-    struct node_bytes given[MAX_GIVEN]; /* a ring; the first may be gone through already */
+    uint64_t reader_seq;                      /* that the reader comes to next */
+    struct node_bytes given[APPLY_MAX_GIVEN]; /* a ring; the first may be gone through already */
     size_t given_head, n_given;
     /* One store batch in the making: what the operations point to is in `bytes`, which may move
      * while it grows, so that until the batch is written they are offsets. */
@@ -233,15 +227,15 @@ static struct node_bytes *first_given(struct applier *a) {
 
 static void drop_given(struct applier *a) {
     blob_unref(first_given(a)->blob);
-    a->given_head = (a->given_head + 1) % MAX_GIVEN;
+    a->given_head = (a->given_head + 1) % APPLY_MAX_GIVEN;
     a->n_given--;
 }
 
 void apply_give(struct applier *a, struct node_bytes blocks) {
-    if (a->n_given == MAX_GIVEN)
+    if (a->n_given == APPLY_MAX_GIVEN)
         blob_unref(blocks.blob);
     else
-        a->given[(a->given_head + a->n_given++) % MAX_GIVEN] = blocks;
+        a->given[(a->given_head + a->n_given++) % APPLY_MAX_GIVEN] = blocks;
 }
 
 /* The block with that first seq, if it was given. Those before it are passed. */

@@ -8,10 +8,13 @@
 
 #include "node/peer.h"
 #include "node/session.h"
+#include "node/window.h"
 #include "store/store.h"
 #include "wal/log.h"
 
 struct applier;
+
+enum { APPLY_MAX_GIVEN = WINDOW_MAX_RUNS }; /* the node has no more of them under way */
 
 /* Loads the meta entries from the store. DATA_LOSS when store and log do not fit together: the
  * store is behind the log's first seq (its directory was removed) or ahead of the log's end.

@@ -148,7 +148,7 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
                                                    : session_table_copy(apply_sessions(applier));
     if (!n->sessions)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
-    n->applied_seq = n->apply_sent = n->apply_sent_before = apply_seq(applier);
+    n->applied_seq = n->apply_sent = apply_seq(applier);
     n->checkpoint_seq = n->applied_seq;
     n->committed_marker = n->logged_marker = apply_marker(applier);
     n->truncate_sent = n->truncate_done = n->base.seq;
@@ -332,6 +332,7 @@ void node_step(struct node *n, const struct node_event *event, struct node_effec
         break;
     case NODE_EV_APPLIED:
         n->applied_seq = event->seq;
+        window_acked(&n->apply_given, event->seq);
         n->bytes_since_flush += event->bytes;
         n->publish = true;
         reads_settle(n, fx);
@@ -383,22 +384,20 @@ static uint64_t applicable(struct node *n, uint64_t safe, struct node_effects *f
     return n->synced_seq;
 }
 
-/* Who keeps up is given what memory holds; who lags by more than a slice reads the log, so that
- * what waits for the store stays within bounds. */
+/* The store is given what memory holds, as long as what waits for it stays within bounds; what it
+ * is not given it reads from the log. */
 static void apply_upto(struct node *n, uint64_t safe, struct node_effects *fx) {
-    uint64_t next = n->apply_sent + 1, last = n->apply_sent, given = 0;
-    bool keeps_up = n->applied_seq >= n->apply_sent_before;
+    uint64_t next = n->apply_sent + 1, last = n->apply_sent;
     struct node_bytes run;
-    while (keeps_up && given < NODE_APPLY_GIVEN_BYTES &&
-           tail_run(&n->tail, next, safe, NODE_APPLY_GIVEN_BYTES, &run, &last)) {
+    while (window_open(&n->apply_given, NODE_APPLY_GIVEN_BYTES) &&
+           tail_run(&n->tail, next, safe, NODE_APPLY_RUN_BYTES, &run, &last)) {
         struct node_effect *e = fx_add(fx, NODE_FX_APPLY);
         e->seq = last;
         e->blocks = run;
-        given += run.size_bytes;
+        window_add(&n->apply_given, last, run.size_bytes);
         next = last + 1;
     }
     if (last < safe) fx_add(fx, NODE_FX_APPLY)->seq = safe;
-    n->apply_sent_before = n->apply_sent;
     n->apply_sent = safe;
     n->apply_sent_ms = n->now_ms;
     n->unapplied_bytes = 0;

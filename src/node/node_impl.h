@@ -15,21 +15,22 @@
 #include "base/mutant.h"
 #include "node/node.h"
 #include "node/tail.h"
+#include "node/window.h"
 
 enum {
-    NODE_MAX_PENDING = 65536,         /* appends that wait for their acknowledgement */
-    NODE_MAX_READS = 4096,            /* read indexes asked for */
-    NODE_MAX_ADMIN = 64,              /* checkpoint and truncate requests */
-    NODE_MAX_MARKERS = 4096,          /* markers appended and not yet committed */
-    NODE_MAX_INFLIGHT_MESSAGES = 256, /* with blocks, to one follower */
-    NODE_GATHER_MESSAGES = 2,         /* on their way to a follower: then blocks are gathered */
-    NODE_GATHER_BYTES = 64 << 10,     /* up to so many */
-    NODE_GATHER_MS = 2,               /* and for so long after the last one left */
+    NODE_MAX_PENDING = 65536,     /* appends that wait for their acknowledgement */
+    NODE_MAX_READS = 4096,        /* read indexes asked for */
+    NODE_MAX_ADMIN = 64,          /* checkpoint and truncate requests */
+    NODE_MAX_MARKERS = 4096,      /* markers appended and not yet committed */
+    NODE_GATHER_MESSAGES = 2,     /* on their way to a follower: then blocks are gathered */
+    NODE_GATHER_BYTES = 64 << 10, /* up to so many */
+    NODE_GATHER_MS = 2,           /* and for so long after the last one left */
     NODE_DEFAULT_DEADLINE_MS = 10000,
     NODE_ASK_AGAIN_MS = 150,
     NODE_RAFT_QUEUE = 8,
     NODE_APPLY_BYTES = 1 << 20,
-    NODE_APPLY_GIVEN_BYTES = 1 << 20, /* of memory's blocks that go with one APPLY */
+    NODE_APPLY_RUN_BYTES = 1 << 20,
+    NODE_APPLY_GIVEN_BYTES = 8 << 20, /* of memory's blocks that wait for the store */
     NODE_APPLY_MS = 15,
     NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
 };
@@ -45,17 +46,13 @@ struct node_peer {
     uint64_t checkpoint_seq, applied_seq;
     /* feeding it (leader) */
     bool streaming;
-    uint64_t next_seq; /* first seq of the next block to send */
-    uint64_t inflight_bytes;
-    struct {
-        uint64_t last_seq, bytes;
-    } inflight[NODE_MAX_INFLIGHT_MESSAGES];
-    unsigned inflight_head, n_inflight;
-    uint64_t sent_ms;    /* the newest of them */
-    bool gathering;      /* blocks wait for more to go with them */
-    bool feed_pending;   /* the reader thread is at it */
-    uint64_t ticket;     /* of the newest FEED; answers to older ones are dropped */
-    bool heartbeat_held; /* a heartbeat that the next blocks, or a pump, will carry */
+    uint64_t next_seq;      /* first seq of the next block to send */
+    struct window inflight; /* messages with blocks that it has not acknowledged */
+    uint64_t sent_ms;       /* the newest of them */
+    bool gathering;         /* blocks wait for more to go with them */
+    bool feed_pending;      /* the reader thread is at it */
+    uint64_t ticket;        /* of the newest FEED; answers to older ones are dropped */
+    bool heartbeat_held;    /* a heartbeat that the next blocks, or a pump, will carry */
     struct raft_msg heartbeat;
     uint64_t held_since_ms;
     uint64_t told_round; /* newest round that went out; an older one held only tells the commit */
@@ -158,8 +155,9 @@ struct node {
     struct admin_wait admin[NODE_MAX_ADMIN];
     unsigned n_admin;
 
-    uint64_t applied_seq, apply_sent, apply_sent_before; /* the last one and the one before */
-    uint64_t unapplied_bytes;                            /* committed since the last APPLY, about */
+    uint64_t applied_seq, apply_sent;
+    struct window apply_given; /* what of it was given from memory, and is not applied */
+    uint64_t unapplied_bytes;  /* committed since the last APPLY, about */
     uint64_t apply_sent_ms;
     uint64_t synced_seq, sync_asked; /* --sync none: durable for certain; asked to be */
     uint64_t checkpoint_seq;         /* the store here durably holds all up to it */

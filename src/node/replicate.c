@@ -204,21 +204,14 @@ static void stream(struct node *n, uint64_t peer, uint64_t match_seq) {
     CHECK(p != NULL);
     p->streaming = true;
     p->next_seq = match_seq + 1;
-    p->inflight_bytes = 0;
-    p->n_inflight = 0;
+    window_clear(&p->inflight);
     p->feed_pending = false;
     p->ticket++;
 }
 
 static void acked(struct node *n, uint64_t peer, uint64_t seq) {
     struct node_peer *p = node_find_peer(n, peer);
-    if (!p) return;
-    while (p->n_inflight > 0 && p->inflight[p->inflight_head].last_seq <= seq) {
-        if (MUTANT(WINDOW_LEAKS)) return;
-        p->inflight_bytes -= p->inflight[p->inflight_head].bytes;
-        p->inflight_head = (p->inflight_head + 1) % NODE_MAX_INFLIGHT_MESSAGES;
-        p->n_inflight--;
-    }
+    if (p && !MUTANT(WINDOW_LEAKS)) window_acked(&p->inflight, seq);
 }
 
 static void send(struct node *n, const struct raft_msg *msg, struct node_effects *fx) {
@@ -397,11 +390,7 @@ static void send_blocks(struct node *n, struct node_peer *p, struct node_bytes b
                         uint64_t last_seq, struct node_effects *fx) {
     struct peer_msg msg = {.kind = PEER_RAFT, .blocks = blocks};
     msg.raft = raft_append_header(n->raft, p->id, p->next_seq - 1);
-    unsigned slot = (p->inflight_head + p->n_inflight) % NODE_MAX_INFLIGHT_MESSAGES;
-    p->inflight[slot].last_seq = last_seq;
-    p->inflight[slot].bytes = blocks.size_bytes;
-    p->n_inflight++;
-    p->inflight_bytes += blocks.size_bytes;
+    window_add(&p->inflight, last_seq, blocks.size_bytes);
     p->sent_ms = n->now_ms;
     p->next_seq = last_seq + 1;
     p->heartbeat_held = false;
@@ -411,24 +400,20 @@ static void send_blocks(struct node *n, struct node_peer *p, struct node_bytes b
     replicate_event(n, &sent, NULL, fx);
 }
 
-static bool window_open(const struct node *n, const struct node_peer *p) {
-    return p->inflight_bytes < n->options.peer_window_bytes &&
-           p->n_inflight < NODE_MAX_INFLIGHT_MESSAGES;
-}
-
 /* With messages on their way to it, a follower is better served by few large ones: each is a write
  * and a sync there, and a few thread switches on the way. The first and the second go at once, so
  * that one travels while the other is being written. Over a long way nobody waits for the answer:
  * what was gathered goes after a moment. */
 static bool gathers(const struct node *n, const struct node_peer *p) {
-    return p->n_inflight >= NODE_GATHER_MESSAGES && n->now_ms - p->sent_ms < NODE_GATHER_MS &&
+    return p->inflight.n >= NODE_GATHER_MESSAGES && n->now_ms - p->sent_ms < NODE_GATHER_MS &&
            !tail_holds_above(&n->tail, p->next_seq - 1, NODE_GATHER_BYTES);
 }
 
 /* Sends what the window allows. */
 static void feed(struct node *n, struct node_peer *p, struct node_effects *fx) {
     p->gathering = false;
-    while (p->streaming && p->up && !p->feed_pending && window_open(n, p)) {
+    while (p->streaming && p->up && !p->feed_pending &&
+           window_open(&p->inflight, n->options.peer_window_bytes)) {
         struct node_bytes run;
         uint64_t last;
         bool in_memory = p->next_seq > n->tail.base.seq && p->next_seq <= tail_end(&n->tail).seq;
