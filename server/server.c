@@ -100,7 +100,8 @@ static replog_status open_log(struct server *s, replog_error *err) {
                                   .new_incarnation = incarnation ? incarnation : 1,
                                   .segment_bytes = (uint32_t)o->segment_bytes,
                                   .pool_segments = (uint32_t)o->pool_segments,
-                                  .create = true};
+                                  .create = true,
+                                  .buffered = o->sync != REPLOG_SYNC_ALWAYS};
     uint64_t start_ms = clock_mono_ms();
     st = wal_open(&options, &s->wal, err);
     if (st != REPLOG_OK) return st;

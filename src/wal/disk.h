@@ -36,7 +36,9 @@ struct disk {
     replog_status (*read)(struct disk_file *file, void *data, size_t size_bytes, uint64_t offset,
                           size_t *got, replog_error *err);
     /* Writes all the pieces at offset, extending the file if need be: all or an error (then any
-     * part may have been written). n is any number. */
+     * part may have been written). n is any number. If offset, pieces and their sizes lie on 4 KiB,
+     * the bytes may go past the page cache: on a machine whose page cache has to be made room in,
+     * that costs less, and the sync after it waits for nothing else. */
     replog_status (*write)(struct disk_file *file, const struct iovec *pieces, size_t n,
                            uint64_t offset, replog_error *err);
     /* Writes zeros, past the page cache where the system can, so that syncs of other files are not
@@ -72,6 +74,11 @@ struct disk {
  * already: who made it may have died, or failed, before it was. OK for a parent that may not be
  * read: it belongs to somebody who made the directory for us. */
 replog_status disk_sync_name(const struct disk *disk, const char *dir, replog_error *err);
+
+/* Memory to write from past the page cache: on a page boundary, in huge pages where there are any.
+ * NULL: memory is short. */
+uint8_t *disk_buffer_new(size_t size_bytes);
+void disk_buffer_free(uint8_t *buffer);
 
 /* The operating system's files. Static storage. */
 const struct disk *disk_posix(void);

@@ -1,4 +1,8 @@
-/* The operating system's files behind disk.h. */
+/* The operating system's files behind disk.h.
+ *
+ * A file that is written has two descriptors: through the second one, opened when it is first
+ * wanted, writes on page boundaries go past the page cache (O_DIRECT). The kernel keeps both in
+ * step. A file system that does not have it takes all through the first. */
 #include "wal/disk.h"
 
 #include <dirent.h>
@@ -19,11 +23,15 @@
 enum {
     PIECES_AT_ONCE = 256, /* below IOV_MAX, and 4 KiB of stack */
     FILE_MODE = 0640,
-    DIR_MODE = 0750
+    DIR_MODE = 0750,
+    DIRECT_ALIGN_BYTES = 4096,
+    DIRECT_NOT_YET = -1, /* values of direct_fd */
+    DIRECT_NEVER = -2
 };
 
 struct disk_file {
     int fd;
+    int direct_fd;
     char path[]; /* for the sentences of errors */
 };
 
@@ -48,6 +56,7 @@ static replog_status posix_open(void *ctx, const char *path, enum disk_open how,
     struct disk_file *made = malloc(sizeof *made + path_bytes);
     if (!made) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to open %s", path);
     memcpy(made->path, path, path_bytes);
+    made->direct_fd = how == DISK_READ ? DIRECT_NEVER : DIRECT_NOT_YET;
     int flags = O_CLOEXEC | (how == DISK_READ ? O_RDONLY : O_RDWR);
     if (how == DISK_CREATE) flags |= O_CREAT | O_EXCL;
     do made->fd = open(path, flags, FILE_MODE);
@@ -66,6 +75,7 @@ static replog_status posix_open(void *ctx, const char *path, enum disk_open how,
 static void posix_close(struct disk_file *file) {
     if (!file) return;
     close(file->fd);
+    if (file->direct_fd >= 0) close(file->direct_fd);
     free(file);
 }
 
@@ -98,8 +108,34 @@ static int next_pieces(const struct iovec *pieces, size_t n, size_t skip, struct
     return count;
 }
 
+static bool on_pages(const struct iovec *pieces, size_t n, uint64_t offset) {
+    uint64_t all = offset;
+    for (size_t i = 0; i < n; i++) all |= (uintptr_t)pieces[i].iov_base | pieces[i].iov_len;
+    return all % DIRECT_ALIGN_BYTES == 0;
+}
+
+/* The descriptor for a write. */
+static int fd_to_write(struct disk_file *file, const struct iovec *pieces, size_t n,
+                       uint64_t offset) {
+    if (file->direct_fd == DIRECT_NEVER || !on_pages(pieces, n, offset)) return file->fd;
+    if (file->direct_fd == DIRECT_NOT_YET) {
+        char self[32]; /* the file may have been renamed */
+        snprintf(self, sizeof self, "/proc/self/fd/%d", file->fd);
+        file->direct_fd = open(self, O_RDWR | O_DIRECT | O_CLOEXEC);
+        if (file->direct_fd < 0) file->direct_fd = DIRECT_NEVER;
+    }
+    return file->direct_fd >= 0 ? file->direct_fd : file->fd;
+}
+
+/* It opens, and does not write: another alignment is wanted. */
+static void no_direct(struct disk_file *file) {
+    close(file->direct_fd);
+    file->direct_fd = DIRECT_NEVER;
+}
+
 static replog_status posix_write(struct disk_file *file, const struct iovec *pieces, size_t n,
                                  uint64_t offset, replog_error *err) {
+    int fd = fd_to_write(file, pieces, n, offset);
     struct iovec batch[PIECES_AT_ONCE];
     size_t skip = 0; /* bytes of pieces[0] that are written */
     for (;;) {
@@ -110,8 +146,13 @@ static replog_status posix_write(struct disk_file *file, const struct iovec *pie
         }
         if (!n) return REPLOG_OK;
         int count = next_pieces(pieces, n, skip, batch);
-        ssize_t written = pwritev(file->fd, batch, count, (off_t)offset);
+        ssize_t written = pwritev(fd, batch, count, (off_t)offset);
         if (written < 0 && errno == EINTR) continue;
+        if (written < 0 && errno == EINVAL && fd != file->fd) {
+            no_direct(file);
+            fd = file->fd;
+            continue;
+        }
         if (written < 0) return disk_errno(err, errno, "write", file->path);
         if (written == 0)
             return error_set(err, REPLOG_UNAVAILABLE,

@@ -82,9 +82,11 @@ replog_status scan_bytes(struct scan *scan, uint64_t offset, size_t n, const uin
         scan->window_bytes = kept;
         uint64_t want = scan->limit - offset;
         if (want > scan->window_capacity) want = scan->window_capacity;
-        size_t got = 0;
-        status = scan->disk->read(scan->file, scan->window + kept, (size_t)want - kept,
-                                  offset + kept, &got, err);
+        size_t got = (size_t)want - kept;
+        if (!scan->recent ||
+            !recent_read(scan->recent, scan->segment, offset + kept, scan->window + kept, got))
+            status =
+                scan->disk->read(scan->file, scan->window + kept, got, offset + kept, &got, err);
         if (status) return status;
         scan->window_bytes += got;
         if (scan->window_bytes < n) return REPLOG_NOT_FOUND;

@@ -28,6 +28,7 @@
 #define WAL_GROUP_H
 
 #include "wal/log.h"
+#include "wal/recent.h"
 
 enum {
     WAL_PAGE_BYTES = 4096,
@@ -64,6 +65,7 @@ struct wal_path {
 struct scan {
     const struct disk *disk;
     struct disk_file *file;
+    struct recent *recent;         /* NULL: all is read from the file */
     struct wal_path path;          /* for sentences */
     uint64_t segment, incarnation; /* what groups must name */
     uint64_t epoch;                /* what their epoch must not lie below; follows the groups */

@@ -107,6 +107,7 @@ void wal_close(struct wal *wal) {
     free(wal->spares);
     free(wal->pieces);
     free(wal->dir);
+    recent_free(&wal->recent);
     pthread_mutex_destroy(&wal->mutex);
     free(wal);
 }
@@ -334,7 +335,7 @@ static void publish(struct wal *wal, const struct slice *pieces, size_t n,
     atomic_store(&wal->tail_seq, tail.seq);
 }
 
-static const uint8_t zeros[64 << 10];
+static _Alignas(WAL_PAGE_BYTES) const uint8_t zeros[64 << 10];
 enum { GROUP_MORE_PIECES = 2 + WAL_GROW_BYTES / sizeof zeros + 1 }; /* header, padding, and zeros */
 
 size_t wal_zero_pieces(struct iovec *pieces, uint64_t size_bytes) {
@@ -354,6 +355,58 @@ static replog_status erase_group(struct wal *wal, replog_error *err) {
     return REPLOG_RESOURCE_EXHAUSTED;
 }
 
+/* How many zeros the next write puts behind a group that ends there. */
+static uint64_t zeros_ahead(const struct wal *wal, uint64_t group_end) {
+    return wal->zero_to > group_end ? wal->zero_to - group_end : 0;
+}
+
+/* The n pieces of a group, which have size_bytes, its padding, and zeros ahead: in one write. */
+static replog_status write_buffered(struct wal *wal, size_t n, uint64_t size_bytes, uint64_t padded,
+                                    replog_error *err) {
+    const struct wal_segment *segment = wal->active;
+    uint64_t more = padded - size_bytes + zeros_ahead(wal, segment->write_end + padded);
+    n += wal_zero_pieces(wal->pieces + n, more);
+    return wal->disk->write(segment->file, wal->pieces, n, segment->write_end, err);
+}
+
+/* Puts the next size_bytes of the pieces up to `end`, which are used up, and zeros behind them. */
+static void put_pieces(struct recent *recent, struct iovec **pieces, const struct iovec *end,
+                       size_t size_bytes) {
+    while (size_bytes > 0 && *pieces < end) {
+        struct iovec *piece = *pieces;
+        size_t part = piece->iov_len < size_bytes ? piece->iov_len : size_bytes;
+        recent_put(recent, piece->iov_base, part);
+        size_bytes -= part;
+        piece->iov_base = (uint8_t *)piece->iov_base + part;
+        piece->iov_len -= part;
+        if (piece->iov_len == 0) ++*pieces;
+    }
+    recent_put(recent, NULL, size_bytes);
+}
+
+/* The same through memory, from page boundaries; in several writes if the group is large. */
+static replog_status write_recent(struct wal *wal, size_t n, uint64_t padded, replog_error *err) {
+    const struct wal_segment *segment = wal->active;
+    struct recent *recent = &wal->recent;
+    struct iovec out[RECENT_PIECES + GROUP_MORE_PIECES], *from = wal->pieces;
+    const struct iovec *from_end = from + n;
+    uint64_t offset = segment->write_end, end = offset + padded;
+    replog_status status = REPLOG_OK;
+    while (offset < end && !status) {
+        uint64_t left = end - offset;
+        size_t size = left < RECENT_WRITE_BYTES ? (size_t)left : RECENT_WRITE_BYTES;
+        if (!recent_begin(recent, segment->header.number, offset, size))
+            return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to write a group from");
+        put_pieces(recent, &from, from_end, size);
+        size_t n_out = recent_pieces(recent, offset, out);
+        if (left == size) n_out += wal_zero_pieces(out + n_out, zeros_ahead(wal, end));
+        status = wal->disk->write(segment->file, out, n_out, offset, err);
+        if (!status) recent_end(recent);
+        offset += size;
+    }
+    return status;
+}
+
 /* Writes one group of n pieces (0: only a mark) at the end of the active segment. */
 static replog_status write_group(struct wal *wal, const struct slice *pieces, size_t n,
                                  uint64_t length, uint32_t n_blocks, replog_error *err) {
@@ -371,13 +424,11 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
     wal->pieces[0] = (struct iovec){header, GROUP_HEADER_BYTES};
     for (size_t i = 0; i < n; i++)
         wal->pieces[i + 1] = (struct iovec){(void *)pieces[i].data, pieces[i].size_bytes};
-    uint64_t written = segment->write_end + GROUP_HEADER_BYTES + length;
-    uint64_t end = segment->write_end + group_padded_bytes(length);
-    if (wal->zero_to > end) end = wal->zero_to;
-    wal->zero_to = 0;
-    size_t n_pieces = n + 1 + wal_zero_pieces(wal->pieces + n + 1, end - written);
+    uint64_t padded = group_padded_bytes(length);
     replog_status status =
-        wal->disk->write(segment->file, wal->pieces, n_pieces, segment->write_end, err);
+        wal->buffered ? write_buffered(wal, n + 1, GROUP_HEADER_BYTES + length, padded, err)
+                      : write_recent(wal, n + 1, padded, err);
+    wal->zero_to = 0;
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);
     if (status) return wal_break(wal, err);
     wal->unsynced = true;

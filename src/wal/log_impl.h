@@ -15,6 +15,7 @@
 
 #include "base/mutant.h"
 #include "wal/manifest.h"
+#include "wal/recent.h"
 #include "wal/segment.h"
 #include "wal/vote.h"
 
@@ -75,6 +76,9 @@ struct wal {
     size_t pieces_capacity;
     uint64_t
         zero_to; /* the next write fills the active file with zeros up to here; 0: it does not */
+
+    bool buffered;
+    struct recent recent; /* not used when buffered */
 };
 
 /* ---- log.c */

@@ -562,21 +562,26 @@ static struct wal *new_wal(const struct wal_options *options) {
     if (!wal) return NULL;
     wal->disk = options->disk;
     wal->read_only = options->read_only;
+    wal->buffered = options->buffered;
     wal->segment_bytes =
         options->segment_bytes ? options->segment_bytes : WAL_DEFAULT_SEGMENT_BYTES;
     wal->pool_segments =
         options->pool_segments ? options->pool_segments : WAL_DEFAULT_POOL_SEGMENTS;
     wal->dir = malloc(strlen(options->dir) + 1);
     wal->spares = calloc(WAL_MAX_POOL_SEGMENTS, sizeof *wal->spares);
-    if (!wal->dir || !wal->spares || pthread_mutex_init(&wal->mutex, NULL)) {
-        free(wal->dir);
-        free(wal->spares);
-        free(wal);
-        return NULL;
+    if (!wal->dir || !wal->spares || !recent_init(&wal->recent)) goto failed;
+    if (pthread_mutex_init(&wal->mutex, NULL)) {
+        recent_free(&wal->recent);
+        goto failed;
     }
     memcpy(wal->dir, options->dir, strlen(options->dir) + 1);
     index_reset(&wal->index);
     return wal;
+failed:
+    free(wal->dir);
+    free(wal->spares);
+    free(wal);
+    return NULL;
 }
 
 /* The directory, its lock, and what is in it. */

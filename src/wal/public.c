@@ -164,6 +164,7 @@ replog_status replog_wal_open_on(const struct disk *disk, const char *dir,
         .segment_bytes = options->segment_bytes,
         .create = !options->must_exist && !options->read_only,
         .read_only = options->read_only,
+        .buffered = options->sync != REPLOG_SYNC_ALWAYS,
     };
     replog_status status = wal_open(&log_options, &made->log, err);
     if (!status) status = load_checkpoint(made, dir, err);

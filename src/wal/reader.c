@@ -200,6 +200,7 @@ replog_status wal_reader_open(struct wal *wal, uint64_t seq, struct wal_reader *
     if (!made) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for a reader");
     made->wal = wal;
     made->scan.disk = wal->disk;
+    if (!wal->buffered) made->scan.recent = &wal->recent;
     replog_status status = REPLOG_OK;
     pthread_mutex_lock(&wal->mutex);
     struct wal_pos base = wal->manifest.base, tail = wal->tail;

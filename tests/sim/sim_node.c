@@ -399,7 +399,8 @@ static replog_status open_member(struct sim_member *m, replog_error *err) {
                              .new_incarnation = rng_next(&m->rng) | 1,
                              .segment_bytes = sim->segment_bytes,
                              .pool_segments = sim->pool_segments,
-                             .create = true};
+                             .create = true,
+                             .buffered = sim->sync != SIM_SYNC_ALWAYS};
     replog_status st = wal_open(&wo, &m->wal, err);
     if (st == REPLOG_OK) st = apply_open(m->wal, m->disk.store, &m->applier, err);
     struct node_options no = sim->node_options;

@@ -166,7 +166,8 @@ char *strndup(const char *text, size_t n) {
 
 /* ---- What was written since the last fdatasync, for DO_LOSE */
 struct dirty {
-    int fd;
+    dev_t device; /* a file may be written through one descriptor and synced through another */
+    ino_t inode;
     uint64_t offset, size_bytes;
 };
 static struct dirty dirty[MAX_DIRTY];
@@ -181,17 +182,22 @@ static void unlock_dirty(void) {
 }
 
 static void note_dirty(int fd, uint64_t offset, uint64_t size_bytes) {
+    struct stat st;
+    if (fstat(fd, &st) < 0) return;
     lock_dirty();
-    if (n_dirty < MAX_DIRTY) dirty[n_dirty++] = (struct dirty){fd, offset, size_bytes};
+    if (n_dirty < MAX_DIRTY)
+        dirty[n_dirty++] = (struct dirty){st.st_dev, st.st_ino, offset, size_bytes};
     unlock_dirty();
 }
 
 static void forget_dirty(int fd, bool lose) {
     static const char zeros[4096];
+    struct stat st;
+    if (fstat(fd, &st) < 0) return;
     lock_dirty();
     for (size_t i = 0; i < n_dirty;) {
         struct dirty *d = &dirty[i];
-        if (d->fd != fd) {
+        if (d->device != st.st_dev || d->inode != st.st_ino) {
             i++;
             continue;
         }

@@ -217,15 +217,18 @@ static void sent_though_it_was_there(void **state) {
     tick(w, 1);
     struct packet early = first_answer(w, RAFT_APPEND_REPLY);
     deliver_all(w);
-    world_say(w, "2 has blocks 2 and 3 durably, but its answers are slow, and 1 is cut off from it.");
+    world_say(w,
+              "2 has blocks 2 and 3 durably, but its answers are slow, and 1 is cut off from it.");
     append(w, 1, 1);
     append(w, 1, 1);
     struct packet late = {0};
     while (late.msg.seq != 3) {
         late = first_answer(w, RAFT_APPEND_REPLY);
         for (size_t i = 0; i < w->n_packets;) {
-            if (w->packets[i].msg.type == RAFT_APPEND_REPLY) lose(w, i);
-            else i++;
+            if (w->packets[i].msg.type == RAFT_APPEND_REPLY)
+                lose(w, i);
+            else
+                i++;
         }
     }
     assert_int_equal(raft_match(core(w, 1), 2), 1);

@@ -1,5 +1,6 @@
 /* The log of wal/log.h in good weather: append, read, roll, reopen, mark, prepare, a full disk,
  * real files, readers beside a writer. */
+#include "wal/recent.h"
 #include "wal_world.h"
 
 #include <pthread.h>
@@ -163,6 +164,38 @@ static void test_read_bounds(void **state) {
     }
     wal_reader_close(reader);
     world_free(w);
+}
+
+/* A group larger than what is written at once, from memory and not. */
+static void large_group(bool buffered) {
+    struct world *w = world_new();
+    w->options.segment_bytes = 16 << 20;
+    w->options.buffered = buffered;
+    world_ok(w, world_open(w));
+    world_fill(w, 1, 2, 100);
+    struct buffer piece = {0};
+    for (int i = 0; i < 5; i++) {
+        struct slice block = world_make(w, 1, 1, 1000000 + (size_t)i);
+        buffer_append(&piece, block.data, block.size_bytes);
+    }
+    assert_true(!piece.failed && piece.size_bytes > 2 * RECENT_WRITE_BYTES);
+    struct slice whole = {piece.data, piece.size_bytes};
+    world_ok(w, wal_append(w->wal, &whole, 1, NULL, &w->err));
+    w->n = w->n_tried;
+    world_check(w);
+    world_ok(w, world_sync(w));
+    world_fill(w, 1, 3, 100);
+    world_check(w);
+    world_crash(w, DISK_LOSE_ALL, 1);
+    world_check(w);
+    buffer_free(&piece);
+    world_free(w);
+}
+
+static void test_large_group(void **state) {
+    (void)state;
+    large_group(false);
+    large_group(true);
 }
 
 static void test_mark_and_prepare(void **state) {
@@ -363,6 +396,7 @@ int main(void) {
         cmocka_unit_test(test_many_terms),
         cmocka_unit_test(test_refused_appends),
         cmocka_unit_test(test_read_bounds),
+        cmocka_unit_test(test_large_group),
         cmocka_unit_test(test_mark_and_prepare),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_broken),
