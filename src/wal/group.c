@@ -155,7 +155,7 @@ replog_status scan_block(struct scan *scan, struct block_header *header, const u
                          replog_error *err) {
     if (!scan->blocks_left) return REPLOG_NOT_FOUND;
     struct block_header h = {0};
-    const uint8_t *found;
+    const uint8_t *found = NULL;
     replog_status status = load_block(scan, &h, &found, err);
     if (status) return status;
     if (h.first_seq != scan->pos.seq + 1)

@@ -178,7 +178,7 @@ static void large_group(bool buffered) {
         struct slice block = world_make(w, 1, 1, 1000000 + (size_t)i);
         buffer_append(&piece, block.data, block.size_bytes);
     }
-    assert_true(!piece.failed && piece.size_bytes > 2 * RECENT_WRITE_BYTES);
+    assert_true(!piece.failed && piece.size_bytes > (size_t)2 * RECENT_WRITE_BYTES);
     struct slice whole = {piece.data, piece.size_bytes};
     world_ok(w, wal_append(w->wal, &whole, 1, NULL, &w->err));
     w->n = w->n_tried;

@@ -42,7 +42,7 @@ static void check_pieces(const struct recent *r, uint64_t offset, const uint8_t 
 static void against_a_model(void **state) {
     (void)state;
     struct recent r;
-    uint64_t rng = 11, segment = 1, offset = 8 * PAGE, begun = offset;
+    uint64_t rng = 11, segment = 1, offset = (uint64_t)8 * PAGE, begun = offset;
     uint8_t *file = calloc(1, FILE_BYTES), *got = malloc(FILE_BYTES);
     assert_true(file && got && recent_init(&r));
     assert_false(recent_read(&r, 0, 0, got, 1)); /* nothing yet, whatever is asked for */
