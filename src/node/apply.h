@@ -14,7 +14,8 @@
 
 struct applier;
 
-enum { APPLY_MAX_GIVEN = WINDOW_MAX_RUNS }; /* the node has no more of them under way */
+/* Those that the node counts as under way, and the one that was gone through last (apply.c). */
+enum { APPLY_MAX_GIVEN = WINDOW_MAX_RUNS + 1 };
 
 /* Loads the meta entries from the store. DATA_LOSS when store and log do not fit together: the
  * store is behind the log's first seq (its directory was removed) or ahead of the log's end.

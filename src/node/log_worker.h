@@ -28,7 +28,7 @@ struct log_worker_ops {
     bool (*filled)(void *user, struct wal_spare *spare);
     /* For figures; each may be NULL. */
     void (*wrote)(void *user, size_t n_writes, uint64_t bytes); /* one group */
-    void (*syncing)(void *user, bool begins);                   /* before and after */
+    void (*syncing)(void *user, bool begins); /* before and after, but for a mark's */
 };
 
 struct log_worker_options {

@@ -133,6 +133,7 @@ static void set_defaults(struct node_options *o) {
     o->stall_ms = (uint32_t)or_default(o->stall_ms, 2000);
     o->peer_window_bytes = or_default(o->peer_window_bytes, 8u << 20);
     o->tail_bytes = or_default(o->tail_bytes, 8u << 20);
+    o->apply_given_bytes = or_default(o->apply_given_bytes, 8u << 20);
     o->pending_bytes = or_default(o->pending_bytes, 16u << 20);
     o->checkpoint_bytes = or_default(o->checkpoint_bytes, 64u << 20);
     o->checkpoint_ms = or_default(o->checkpoint_ms, 60000);
@@ -389,7 +390,7 @@ static uint64_t applicable(struct node *n, uint64_t safe, struct node_effects *f
 static void apply_upto(struct node *n, uint64_t safe, struct node_effects *fx) {
     uint64_t next = n->apply_sent + 1, last = n->apply_sent;
     struct node_bytes run;
-    while (window_open(&n->apply_given, NODE_APPLY_GIVEN_BYTES) &&
+    while (window_open(&n->apply_given, n->options.apply_given_bytes) &&
            tail_run(&n->tail, next, safe, NODE_APPLY_RUN_BYTES, &run, &last)) {
         struct node_effect *e = fx_add(fx, NODE_FX_APPLY);
         e->seq = last;

@@ -25,6 +25,8 @@ struct node_options {
     uint64_t seed;
     uint64_t peer_window_bytes; /* on the way to one follower; 0: 8 MiB */
     uint64_t tail_bytes;        /* recent blocks kept in memory for followers; 0: 8 MiB */
+    uint64_t apply_given_bytes; /* blocks kept in memory until the store has taken them, and a run
+                                   of up to 1 MiB; 0: 8 MiB */
     uint64_t
         pending_bytes; /* appended and not yet committed; 0: 16 MiB, beyond: RESOURCE_EXHAUSTED */
     uint64_t checkpoint_bytes;        /* flush the store after so many bytes of log; 0: 64 MiB */

@@ -29,8 +29,7 @@ enum {
     NODE_ASK_AGAIN_MS = 150,
     NODE_RAFT_QUEUE = 8,
     NODE_APPLY_BYTES = 1 << 20,
-    NODE_APPLY_RUN_BYTES = 1 << 20,
-    NODE_APPLY_GIVEN_BYTES = 8 << 20, /* of memory's blocks that wait for the store */
+    NODE_APPLY_RUN_BYTES = 1 << 20, /* of memory's blocks that go with one APPLY */
     NODE_APPLY_MS = 15,
     NODE_COMMIT_NEWS_MS = 2 /* how long a bare commit waits for blocks that carry it as well */
 };

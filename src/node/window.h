@@ -1,5 +1,6 @@
 /* window.h: what was handed over and is not acknowledged yet: runs of the log with their bytes, in
- * the log's order. For blocks on their way to a follower, and to the store. */
+ * the log's order. For blocks on their way to a follower, and to the store. All zeros: empty. Holds
+ * no references. */
 #ifndef NODE_WINDOW_H
 #define NODE_WINDOW_H
 
@@ -28,6 +29,7 @@ static inline bool window_open(const struct window *w, uint64_t max_bytes) {
     return w->bytes < max_bytes && w->n < WINDOW_MAX_RUNS;
 }
 
+/* One run behind those that are in. The window is open. */
 static inline void window_add(struct window *w, uint64_t last_seq, uint64_t bytes) {
     CHECK(w->n < WINDOW_MAX_RUNS);
     unsigned at = (w->head + w->n++) % WINDOW_MAX_RUNS;

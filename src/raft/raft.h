@@ -130,7 +130,8 @@ enum raft_effect_type {
                           Starts or restarts the stream (forget what was in flight) */
     RAFT_FX_UNSTREAM,  /* peer: stop streaming to it */
     RAFT_FX_ACKED,     /* peer, seq: durable there and matching up to seq. During a stream also when
-                          that was known: what the stream sent may have been there already */
+                          that was known: what the stream sent may have been there already. May fall: a
+                          late answer says less than one before */
     RAFT_FX_CUT,       /* seq, epoch: drop everything above seq; later writes carry the new epoch.
                           Once done, and all that is kept is durable: PERSISTED{seq, epoch} */
     RAFT_FX_ACCEPT,    /* first, n: write entries[first .. n) of the message in hand at the tail.

@@ -36,14 +36,16 @@ struct disk {
     replog_status (*read)(struct disk_file *file, void *data, size_t size_bytes, uint64_t offset,
                           size_t *got, replog_error *err);
     /* Writes all the pieces at offset, extending the file if need be: all or an error (then any
-     * part may have been written). n is any number. If offset, pieces and their sizes lie on 4 KiB,
-     * the bytes may go past the page cache: on a machine whose page cache has to be made room in,
-     * that costs less, and the sync after it waits for nothing else. */
+     * part may have been written). n is any number. */
     replog_status (*write)(struct disk_file *file, const struct iovec *pieces, size_t n,
                            uint64_t offset, replog_error *err);
+    /* The same past the page cache, where the system can: a page that is new to the cache has to be
+     * made room for, which may cost more than the write. Offset, pieces and their sizes lie on
+     * 4 KiB, and no page of it was written the other way since the last sync. */
+    replog_status (*write_direct)(struct disk_file *file, const struct iovec *pieces, size_t n,
+                                  uint64_t offset, replog_error *err);
     /* Writes zeros, past the page cache where the system can, so that syncs of other files are not
-     * kept waiting by them. Offset and size are multiples of 4 KiB; the file is used for nothing
-     * else before it is opened anew. Durable with sync. */
+     * kept waiting by them. Offset and size are multiples of 4 KiB. Durable with sync. */
     replog_status (*write_zeros)(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
                                  replog_error *err);
     /* fdatasync: content and size are durable on OK. */
@@ -75,7 +77,7 @@ struct disk {
  * read: it belongs to somebody who made the directory for us. */
 replog_status disk_sync_name(const struct disk *disk, const char *dir, replog_error *err);
 
-/* Memory to write from past the page cache: on a page boundary, in huge pages where there are any.
+/* Memory for write_direct: on a page boundary, in huge pages where there are any.
  * NULL: memory is short. */
 uint8_t *disk_buffer_new(size_t size_bytes);
 void disk_buffer_free(uint8_t *buffer);

@@ -621,6 +621,7 @@ struct disk_mem *disk_mem_new(uint64_t capacity_bytes) {
         .close = mem_close,
         .read = mem_read,
         .write = mem_write,
+        .write_direct = mem_write,
         .write_zeros = mem_write_zeros,
         .sync = mem_sync,
         .allocate = mem_allocate,

@@ -1,8 +1,8 @@
 /* The operating system's files behind disk.h.
  *
- * A file that is written has two descriptors: through the second one, opened when it is first
- * wanted, writes on page boundaries go past the page cache (O_DIRECT). The kernel keeps both in
- * step. A file system that does not have it takes all through the first. */
+ * A file that is written past the page cache has two descriptors; the second one (O_DIRECT) is
+ * opened when it is first wanted. The kernel keeps both in step as long as no page of a direct
+ * write is dirty in the cache. A file system that does not have it takes all through the first. */
 #include "wal/disk.h"
 
 #include <dirent.h>
@@ -24,7 +24,6 @@ enum {
     PIECES_AT_ONCE = 256, /* below IOV_MAX, and 4 KiB of stack */
     FILE_MODE = 0640,
     DIR_MODE = 0750,
-    DIRECT_ALIGN_BYTES = 4096,
     DIRECT_NOT_YET = -1, /* values of direct_fd */
     DIRECT_NEVER = -2
 };
@@ -108,21 +107,14 @@ static int next_pieces(const struct iovec *pieces, size_t n, size_t skip, struct
     return count;
 }
 
-static bool on_pages(const struct iovec *pieces, size_t n, uint64_t offset) {
-    uint64_t all = offset;
-    for (size_t i = 0; i < n; i++) all |= (uintptr_t)pieces[i].iov_base | pieces[i].iov_len;
-    return all % DIRECT_ALIGN_BYTES == 0;
-}
-
-/* The descriptor for a write. */
-static int fd_to_write(struct disk_file *file, const struct iovec *pieces, size_t n,
-                       uint64_t offset) {
-    if (file->direct_fd == DIRECT_NEVER || !on_pages(pieces, n, offset)) return file->fd;
+/* The descriptor for a direct write: the other one where there is none. */
+static int fd_direct(struct disk_file *file) {
     if (file->direct_fd == DIRECT_NOT_YET) {
         char self[32]; /* the file may have been renamed */
         snprintf(self, sizeof self, "/proc/self/fd/%d", file->fd);
         file->direct_fd = open(self, O_RDWR | O_DIRECT | O_CLOEXEC);
-        if (file->direct_fd < 0) file->direct_fd = DIRECT_NEVER;
+        bool may_come = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EINTR;
+        if (file->direct_fd < 0) file->direct_fd = may_come ? DIRECT_NOT_YET : DIRECT_NEVER;
     }
     return file->direct_fd >= 0 ? file->direct_fd : file->fd;
 }
@@ -133,9 +125,8 @@ static void no_direct(struct disk_file *file) {
     file->direct_fd = DIRECT_NEVER;
 }
 
-static replog_status posix_write(struct disk_file *file, const struct iovec *pieces, size_t n,
-                                 uint64_t offset, replog_error *err) {
-    int fd = fd_to_write(file, pieces, n, offset);
+static replog_status write_through(struct disk_file *file, int fd, const struct iovec *pieces,
+                                   size_t n, uint64_t offset, replog_error *err) {
     struct iovec batch[PIECES_AT_ONCE];
     size_t skip = 0; /* bytes of pieces[0] that are written */
     for (;;) {
@@ -174,6 +165,16 @@ static replog_status posix_write(struct disk_file *file, const struct iovec *pie
     }
 }
 
+static replog_status posix_write(struct disk_file *file, const struct iovec *pieces, size_t n,
+                                 uint64_t offset, replog_error *err) {
+    return write_through(file, file->fd, pieces, n, offset, err);
+}
+
+static replog_status posix_write_direct(struct disk_file *file, const struct iovec *pieces,
+                                        size_t n, uint64_t offset, replog_error *err) {
+    return write_through(file, fd_direct(file), pieces, n, offset, err);
+}
+
 static replog_status posix_sync(struct disk_file *file, replog_error *err) {
     int result;
     do result = fdatasync(file->fd);
@@ -185,26 +186,21 @@ static replog_status posix_sync(struct disk_file *file, replog_error *err) {
     return REPLOG_UNAVAILABLE;
 }
 
-/* Without O_DIRECT (not every file system has it) each call ends with a sync: else all of it would
- * reach the disk at once, with the sync at the end. */
+/* Where they cannot go past the page cache each call ends with a sync: else all of it would reach
+ * the disk at once, with the sync at the end. */
 static replog_status posix_write_zeros(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
                                        replog_error *err) {
     enum { ZEROS_BYTES = 1 << 20 };
     static _Alignas(4096) uint8_t zeros[ZEROS_BYTES]; /* only read */
-    bool direct = fcntl(file->fd, F_SETFL, O_DIRECT) == 0;
     while (size_bytes > 0) {
         size_t part = size_bytes < ZEROS_BYTES ? (size_t)size_bytes : ZEROS_BYTES;
-        ssize_t n = pwrite(file->fd, zeros, part, (off_t)offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno == EINVAL && direct && fcntl(file->fd, F_SETFL, 0) == 0) {
-            direct = false;
-            continue;
-        }
-        if (n <= 0) return disk_errno(err, n < 0 ? errno : EIO, "write", file->path);
-        offset += (uint64_t)n;
-        size_bytes -= (uint64_t)n;
+        struct iovec piece = {zeros, part};
+        replog_status status = posix_write_direct(file, &piece, 1, offset, err);
+        if (status) return status;
+        offset += part;
+        size_bytes -= part;
     }
-    return direct ? REPLOG_OK : posix_sync(file, err);
+    return file->direct_fd >= 0 ? REPLOG_OK : posix_sync(file, err);
 }
 
 static replog_status posix_size(struct disk_file *file, uint64_t *size_bytes, replog_error *err) {
@@ -341,6 +337,7 @@ const struct disk *disk_posix(void) {
         .close = posix_close,
         .read = posix_read,
         .write = posix_write,
+        .write_direct = posix_write_direct,
         .write_zeros = posix_write_zeros,
         .sync = posix_sync,
         .allocate = posix_allocate,

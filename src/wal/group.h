@@ -61,7 +61,8 @@ struct wal_path {
     char text[WAL_PATH_BYTES];
 };
 
-/* Reads the groups of one segment file from front to back. All but `file` is owned by the scan. */
+/* Reads the groups of one segment file from front to back. `disk`, `file` and `recent` are
+ * borrowed. */
 struct scan {
     const struct disk *disk;
     struct disk_file *file;

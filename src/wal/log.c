@@ -2,8 +2,9 @@
  *
  * The way of an append: all pieces are checked against the tail; then group by group: the segment
  * is rolled if the group does not fit, the file is grown (so that a full disk shows before anything
- * is written), one write takes header, blocks and padding, and the new tail is published under the
- * mutex. wal_sync makes the published tail the durable one. */
+ * is written), header, blocks and padding are written (past the page cache, in writes of 2 MiB at
+ * most; or, buffered, in one), and the new tail is published under the mutex. wal_sync makes the
+ * published tail the durable one. */
 #include "wal/log.h"
 
 #include <inttypes.h>
@@ -226,7 +227,7 @@ replog_status wal_seal_active(struct wal *wal, replog_error *err) {
     wal->active = NULL;
     wal_release(wal, segment);
     unlock(wal);
-    wal->unsynced = false;
+    wal->unsynced = false; /* that it is already, but for a mutant */
     wal->marked = wal->tail;
     return REPLOG_OK;
 }
@@ -338,7 +339,8 @@ static void publish(struct wal *wal, const struct slice *pieces, size_t n,
 static _Alignas(WAL_PAGE_BYTES) const uint8_t zeros[64 << 10];
 enum { GROUP_MORE_PIECES = 2 + WAL_GROW_BYTES / sizeof zeros + 1 }; /* header, padding, and zeros */
 
-size_t wal_zero_pieces(struct iovec *pieces, uint64_t size_bytes) {
+/* Pieces of zeros, so many bytes in all; how many pieces. */
+static size_t zero_pieces(struct iovec *pieces, uint64_t size_bytes) {
     size_t n = 0;
     for (; size_bytes > 0; size_bytes -= pieces[n++].iov_len)
         pieces[n] = (struct iovec){(void *)zeros,
@@ -361,11 +363,11 @@ static uint64_t zeros_ahead(const struct wal *wal, uint64_t group_end) {
 }
 
 /* The n pieces of a group, which have size_bytes, its padding, and zeros ahead: in one write. */
-static replog_status write_buffered(struct wal *wal, size_t n, uint64_t size_bytes, uint64_t padded,
-                                    replog_error *err) {
+static replog_status write_buffered(struct wal *wal, size_t n, uint64_t size_bytes,
+                                    uint64_t padded_bytes, replog_error *err) {
     const struct wal_segment *segment = wal->active;
-    uint64_t more = padded - size_bytes + zeros_ahead(wal, segment->write_end + padded);
-    n += wal_zero_pieces(wal->pieces + n, more);
+    uint64_t more = padded_bytes - size_bytes + zeros_ahead(wal, segment->write_end + padded_bytes);
+    n += zero_pieces(wal->pieces + n, more);
     return wal->disk->write(segment->file, wal->pieces, n, segment->write_end, err);
 }
 
@@ -385,22 +387,22 @@ static void put_pieces(struct recent *recent, struct iovec **pieces, const struc
 }
 
 /* The same through memory, from page boundaries; in several writes if the group is large. */
-static replog_status write_recent(struct wal *wal, size_t n, uint64_t padded, replog_error *err) {
+static replog_status write_recent(struct wal *wal, size_t n, uint64_t padded_bytes,
+                                  replog_error *err) {
     const struct wal_segment *segment = wal->active;
     struct recent *recent = &wal->recent;
-    struct iovec out[RECENT_PIECES + GROUP_MORE_PIECES], *from = wal->pieces;
-    const struct iovec *from_end = from + n;
-    uint64_t offset = segment->write_end, end = offset + padded;
+    struct iovec out[RECENT_PIECES + GROUP_MORE_PIECES], *piece = wal->pieces;
+    const struct iovec *pieces_end = piece + n;
+    uint64_t offset = segment->write_end, end = offset + padded_bytes;
     replog_status status = REPLOG_OK;
     while (offset < end && !status) {
         uint64_t left = end - offset;
         size_t size = left < RECENT_WRITE_BYTES ? (size_t)left : RECENT_WRITE_BYTES;
-        if (!recent_begin(recent, segment->header.number, offset, size))
-            return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to write a group from");
-        put_pieces(recent, &from, from_end, size);
+        recent_begin(recent, segment->header.number, offset, size);
+        put_pieces(recent, &piece, pieces_end, size);
         size_t n_out = recent_pieces(recent, offset, out);
-        if (left == size) n_out += wal_zero_pieces(out + n_out, zeros_ahead(wal, end));
-        status = wal->disk->write(segment->file, out, n_out, offset, err);
+        if (left == size) n_out += zero_pieces(out + n_out, zeros_ahead(wal, end));
+        status = wal->disk->write_direct(segment->file, out, n_out, offset, err);
         if (!status) recent_end(recent);
         offset += size;
     }
@@ -424,10 +426,10 @@ static replog_status write_group(struct wal *wal, const struct slice *pieces, si
     wal->pieces[0] = (struct iovec){header, GROUP_HEADER_BYTES};
     for (size_t i = 0; i < n; i++)
         wal->pieces[i + 1] = (struct iovec){(void *)pieces[i].data, pieces[i].size_bytes};
-    uint64_t padded = group_padded_bytes(length);
+    uint64_t padded_bytes = group_padded_bytes(length);
     replog_status status =
-        wal->buffered ? write_buffered(wal, n + 1, GROUP_HEADER_BYTES + length, padded, err)
-                      : write_recent(wal, n + 1, padded, err);
+        wal->buffered ? write_buffered(wal, n + 1, GROUP_HEADER_BYTES + length, padded_bytes, err)
+                      : write_recent(wal, n + 1, padded_bytes, err);
     wal->zero_to = 0;
     if (status == REPLOG_RESOURCE_EXHAUSTED) return erase_group(wal, err);
     if (status) return wal_break(wal, err);

@@ -45,8 +45,9 @@ struct wal_options {
     uint32_t pool_segments; /* prepared or recycled files kept for reuse, up to 64; 0: 2 */
     bool create;            /* an absent or empty directory becomes a new log */
     bool read_only;         /* nothing is changed on disk; takes the lock all the same */
-    bool buffered; /* writes stay in the page cache until wal_sync: for a log that is synced
-                      seldom. Else they go past it, where the disk can (recent.h) */
+    bool buffered; /* groups are written through the page cache, and reach the disk with wal_sync:
+                      for a log that is synced seldom. Else they go past it, where the disk can,
+                      from 4 MiB of memory (recent.h) */
 };
 
 /* Opens, locks, recovers (see replog_wal_open for errors). Unless read_only: bumps the epoch, and

@@ -45,7 +45,7 @@ struct wal {
     const struct disk *disk;
     char *dir;
     uint32_t segment_bytes, pool_segments;
-    bool read_only;
+    bool read_only, buffered;
     struct disk_lock *lock;
 
     pthread_mutex_t mutex;
@@ -72,12 +72,11 @@ struct wal {
     uint64_t *spares;           /* numbers of files ready for reuse */
     size_t n_spares;            /* room for WAL_MAX_POOL_SEGMENTS */
     struct wal_spare preparing; /* wal_prepare's */
-    struct iovec *pieces;       /* scratch for one write */
+    struct iovec *pieces;       /* of one group; writing it uses them up */
     size_t pieces_capacity;
-    uint64_t
-        zero_to; /* the next write fills the active file with zeros up to here; 0: it does not */
+    /* the next write fills the active file with zeros up to here; 0: it does not */
+    uint64_t zero_to;
 
-    bool buffered;
     struct recent recent; /* not used when buffered */
 };
 
@@ -95,9 +94,6 @@ replog_status wal_seal_active(struct wal *wal, replog_error *err);
 replog_status wal_write_seal(struct wal *wal, const struct wal_segment *segment,
                              struct disk_file *file, const struct segment_index *index,
                              replog_error *err);
-/* Pieces of zeros, so many bytes in all; how many pieces: at most one more than WAL_GROW_BYTES by
- * 64 KiB for up to WAL_GROW_BYTES. */
-size_t wal_zero_pieces(struct iovec *pieces, uint64_t size_bytes);
 /* Room for one more in the table. false: memory is short. */
 bool wal_reserve_segment(struct wal *wal);
 /* Stores a changed manifest and, when it is durable, makes it the log's. RESOURCE_EXHAUSTED: as

@@ -570,7 +570,8 @@ static struct wal *new_wal(const struct wal_options *options) {
     wal->dir = malloc(strlen(options->dir) + 1);
     wal->spares = calloc(WAL_MAX_POOL_SEGMENTS, sizeof *wal->spares);
     if (!wal->dir || !wal->spares || !recent_init(&wal->recent)) goto failed;
-    if (pthread_mutex_init(&wal->mutex, NULL)) {
+    bool from_memory = !wal->buffered && !wal->read_only;
+    if ((from_memory && !recent_reserve(&wal->recent)) || pthread_mutex_init(&wal->mutex, NULL)) {
         recent_free(&wal->recent);
         goto failed;
     }

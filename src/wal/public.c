@@ -57,6 +57,13 @@ static replog_status sync_now(struct replog_wal *wal, replog_error *err) {
     return wal_sync(wal->log, err);
 }
 
+/* Nothing can be marked before all is durable, and that is not for the mark to bring about: with
+ * REPLOG_SYNC_NONE a sync may keep appends waiting for as long as the disk needs for all of it. */
+static void mark_end(struct replog_wal *wal) {
+    if (wal_durable(wal->log).seq < wal_tail(wal->log).seq) return;
+    if (wal_mark(wal->log, NULL) == REPLOG_OK) wal_sync(wal->log, NULL);
+}
+
 /* What is due at `now_ms`. A failure breaks the log, and the next call says so; a full disk only
  * leaves the mark for later. Mutex held. */
 static void do_due(struct replog_wal *wal, uint64_t now_ms) {
@@ -64,7 +71,7 @@ static void do_due(struct replog_wal *wal, uint64_t now_ms) {
     if (wal->sync_due_ms && wal->sync_due_ms <= now_ms) sync_now(wal, NULL);
     if (wal->mark_due_ms && wal->mark_due_ms <= now_ms) {
         wal->mark_due_ms = 0;
-        if (wal_mark(wal->log, NULL) == REPLOG_OK) wal_sync(wal->log, NULL);
+        mark_end(wal);
     }
 }
 

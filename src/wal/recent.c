@@ -25,10 +25,13 @@ static uint8_t *place(const struct recent *r, uint64_t offset) {
     return r->bytes + offset % RECENT_BYTES;
 }
 
-bool recent_begin(struct recent *r, uint64_t segment, uint64_t offset, size_t size_bytes) {
-    CHECK(size_bytes <= RECENT_WRITE_BYTES);
+bool recent_reserve(struct recent *r) {
     if (!r->bytes) r->bytes = disk_buffer_new(RECENT_BYTES);
-    if (!r->bytes) return false;
+    return r->bytes != NULL;
+}
+
+void recent_begin(struct recent *r, uint64_t segment, uint64_t offset, size_t size_bytes) {
+    CHECK(r->bytes && size_bytes <= RECENT_WRITE_BYTES);
     pthread_mutex_lock(&r->mutex);
     if (r->segment != segment || r->to != offset) {
         r->segment = segment;
@@ -38,7 +41,6 @@ bool recent_begin(struct recent *r, uint64_t segment, uint64_t offset, size_t si
     if (end > RECENT_BYTES && r->from < end - RECENT_BYTES) r->from = end - RECENT_BYTES;
     pthread_mutex_unlock(&r->mutex);
     r->put = offset;
-    return true;
 }
 
 void recent_put(struct recent *r, const void *data, size_t size_bytes) {

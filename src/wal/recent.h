@@ -1,7 +1,7 @@
-/* recent.h: the newest bytes of the active segment, in memory. Groups are written from here, from
- * page boundaries, so that they go past the page cache (disk.h), and readers close behind the tail
- * find here what they would have found there. What is here is what the file has, or will have when
- * the write under way is done.
+/* recent.h: the newest bytes of the active segment, in memory. Groups are written from here, past
+ * the page cache (disk.h), and readers close behind the tail find here what they would have found
+ * there. What they find has been written. (Behind the tail it may be a group that failed: nobody
+ * reads there.)
  *
  * Hides: where in memory a byte of the file lies (a ring: at its offset, modulo the size).
  *
@@ -24,19 +24,22 @@ enum {
 
 struct recent {
     pthread_mutex_t mutex; /* of `segment`, `from` and `to` */
-    uint8_t *bytes;        /* NULL until the first write */
+    uint8_t *bytes;        /* NULL: a log that writes nothing from here */
     uint64_t segment;      /* the number of the file */
     uint64_t from, to;     /* its bytes from .. to are here */
     uint64_t put;          /* the writer's: where the next byte of the write under way goes */
 };
 
-/* false: no mutex to be had. */
+/* false: no mutex to be had, nothing to free. */
 bool recent_init(struct recent *r);
+/* The memory, before the first recent_begin. false: it is short. */
+bool recent_reserve(struct recent *r);
 void recent_free(struct recent *r);
 
 /* Room for bytes offset .. offset + size_bytes of the file; both are multiples of a page,
- * size_bytes at most RECENT_WRITE_BYTES. false: memory is short. */
-bool recent_begin(struct recent *r, uint64_t segment, uint64_t offset, size_t size_bytes);
+ * size_bytes at most RECENT_WRITE_BYTES. What lies RECENT_BYTES below its end can be read no
+ * longer. Without recent_end what was put is forgotten by the next recent_begin. */
+void recent_begin(struct recent *r, uint64_t segment, uint64_t offset, size_t size_bytes);
 /* The next bytes of it; data NULL: zeros. */
 void recent_put(struct recent *r, const void *data, size_t size_bytes);
 /* What was put, as pieces for one write; how many. */

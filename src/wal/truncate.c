@@ -328,15 +328,12 @@ void wal_spare_end(struct wal *wal, struct wal_spare *spare) {
     *spare = (struct wal_spare){0};
 }
 
-/* The rest of the segment that is being written, which had to be made in haste: buffered, because
- * the same file is written and read meanwhile. */
+/* The rest of the segment that is being written, which had to be made in haste. */
 static replog_status fill_active(struct wal *wal, replog_error *err) {
-    struct iovec pieces[WAL_GROW_BYTES / (64 << 10) + 1];
     struct wal_segment *segment = wal->active;
     uint64_t left = wal->segment_bytes - segment->file_bytes;
     if (left > WAL_GROW_BYTES) left = WAL_GROW_BYTES;
-    size_t n = wal_zero_pieces(pieces, left);
-    replog_status status = wal->disk->write(segment->file, pieces, n, segment->file_bytes, err);
+    replog_status status = wal->disk->write_zeros(segment->file, segment->file_bytes, left, err);
     if (!status) status = wal->disk->sync(segment->file, err);
     if (!status) segment->file_bytes += left;
     return status && status != REPLOG_RESOURCE_EXHAUSTED ? wal_break(wal, err) : status;

@@ -125,6 +125,7 @@ static void draw_options(struct sim *sim, uint64_t *rng) {
     o->stall_ms = (uint32_t)rng_between(rng, 500, 3000);
     o->peer_window_bytes = small ? rng_between(rng, 4096, 65536) : 8u << 20;
     o->tail_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2048, 65536) : 8u << 20;
+    o->apply_given_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 1024, 65536) : 8u << 20;
     o->pending_bytes = rng_between(rng, 0, 3) ? 16u << 20 : rng_between(rng, 20000, 200000);
     o->checkpoint_bytes = rng_between(rng, 0, 1) ? rng_between(rng, 2000, 200000) : 64u << 20;
     o->checkpoint_ms = rng_between(rng, 0, 1) ? rng_between(rng, 100, 3000) : 60000;

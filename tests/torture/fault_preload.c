@@ -190,14 +190,13 @@ static void note_dirty(int fd, uint64_t offset, uint64_t size_bytes) {
     unlock_dirty();
 }
 
-static void forget_dirty(int fd, bool lose) {
+/* `lose`: through fd. */
+static void forget_inode(const struct stat *st, int fd, bool lose) {
     static const char zeros[4096];
-    struct stat st;
-    if (fstat(fd, &st) < 0) return;
     lock_dirty();
     for (size_t i = 0; i < n_dirty;) {
         struct dirty *d = &dirty[i];
-        if (d->device != st.st_dev || d->inode != st.st_ino) {
+        if (d->device != st->st_dev || d->inode != st->st_ino) {
             i++;
             continue;
         }
@@ -210,6 +209,11 @@ static void forget_dirty(int fd, bool lose) {
         *d = dirty[--n_dirty];
     }
     unlock_dirty();
+}
+
+static void forget_dirty(int fd, bool lose) {
+    struct stat st;
+    if (fstat(fd, &st) == 0) forget_inode(&st, fd, lose);
 }
 
 /* ---- Files */
@@ -375,12 +379,6 @@ int fsync(int fd) {
     return refuses(action) ? fails() : settle(action, next(fd));
 }
 
-int close(int fd) {
-    NEXT(int, "close", int);
-    if (control) forget_dirty(fd, false);
-    return next(fd);
-}
-
 static int allocate(int fd, off_t offset, off_t size) {
     NEXT(int, "posix_fallocate", int, off_t, off_t);
     uint32_t action = judge(OP_ALLOCATE, "posix_fallocate", fd, NULL);
@@ -419,6 +417,8 @@ int rename(const char *from, const char *to) {
 int unlink(const char *path) {
     NEXT(int, "unlink", const char *);
     uint32_t action = judge(OP_UNLINK, "unlink", -1, path);
+    struct stat st; /* the number of its inode will be free */
+    if (control && !refuses(action) && stat(path, &st) == 0) forget_inode(&st, -1, false);
     return refuses(action) ? fails() : settle(action, next(path));
 }
 

@@ -154,8 +154,9 @@ class Script:
         call = last.split(" ")[0]
         final = (action in (ERRNO, LOSE, THEN_ERRNO) and number == errno.EIO and hits
                  and call in ("fdatasync", "fsync", "pwritev"))
-        # What is not part of the log yet may fail: a spare is then made again.
-        if final and "/wal" in last and "/spare-" not in last:
+        # What is not part of the log yet may fail: a spare is then made again, and the node says so.
+        spare = "/spare-" in last and "no spare segment could be filled" in self.node.log()
+        if final and "/wal" in last and not spare:
             check(self.ends, f"{last} failed, and the node went on: {self.node.log()[-300:]}")
 
     def compare(self, sent, acks):

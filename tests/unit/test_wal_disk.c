@@ -1,5 +1,7 @@
 /* The door to files: one suite over both disks, then what only the disk in memory can show: what a
  * power cut and a crash leave. */
+#include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -7,6 +9,7 @@
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -154,9 +157,7 @@ static void what_is_written_is_read(void **state) {
     f->disk->close(file);
 }
 
-/* More pieces than one system call takes, empty ones among them. */
-/* Writes on page boundaries take another way than others: whatever the order, all handles see what
- * was written last. */
+/* Two ways to write: whatever the order, all handles see what was written last. */
 static void writes_of_all_sizes_mix(void **state) {
     enum { FILE_BYTES = 4 << 20, MOST_BYTES = 3 << 19, N_WRITES = 60 };
     struct fixture *f = *state;
@@ -169,16 +170,19 @@ static void writes_of_all_sizes_mix(void **state) {
     assert_int_equal(move(f, "before", "after"), REPLOG_OK);
     struct disk_file *reader = open_file(f, "after", DISK_READ);
     for (int i = 0; i < N_WRITES; i++) {
-        size_t unit = rng_between(&rng, 0, 3) ? 4096 : 1;
+        bool direct = rng_between(&rng, 0, 3) != 0;
+        size_t unit = direct ? 4096 : 1;
         size_t size = rng_between(&rng, 1, MOST_BYTES / unit) * unit;
         size_t at = rng_between(&rng, 0, (FILE_BYTES - size) / unit) * unit;
         size_t first = rng_between(&rng, 0, size / unit) * unit;
         memset(data, i + 1, size);
         data[first ? first - 1 : 0] = 0xff;
         struct iovec pieces[2] = {{data, first}, {data + first, size - first}};
-        assert_int_equal(f->disk->write(file, pieces, 2, at, NULL), REPLOG_OK);
+        assert_int_equal(
+            (direct ? f->disk->write_direct : f->disk->write)(file, pieces, 2, at, NULL),
+            REPLOG_OK);
         memcpy(model + at, data, size);
-        if (i % 3 == 0) assert_int_equal(f->disk->sync(file, NULL), REPLOG_OK);
+        if (i % 3 == 0 || !direct) assert_int_equal(f->disk->sync(file, NULL), REPLOG_OK);
         size_t n = 0;
         assert_int_equal(f->disk->read(reader, got, FILE_BYTES, 0, &n, NULL), REPLOG_OK);
         assert_int_equal(n, FILE_BYTES);
@@ -191,6 +195,46 @@ static void writes_of_all_sizes_mix(void **state) {
     free(got);
 }
 
+/* Whether this process has the file open for going past the page cache. */
+static bool is_open_direct(const char *path) {
+    bool found = false;
+    for (int fd = 0; fd < 64; fd++) {
+        char self[32], name[TMP_PATH_BYTES] = "";
+        snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+        if (readlink(self, name, sizeof name - 1) < 0 || strcmp(name, path) != 0) continue;
+        int flags = fcntl(fd, F_GETFL);
+        found |= flags >= 0 && (flags & O_DIRECT);
+    }
+    return found;
+}
+
+static void direct_writes_are_direct(void **state) {
+    struct fixture *f = *state;
+    char path[TMP_PATH_BYTES], real[PATH_MAX];
+    struct disk_file *file = open_file(f, "a", DISK_CREATE);
+    assert_non_null(realpath(tmp_dir_path(path, f->dir, "a"), real));
+    int probe = open(real, O_RDWR | O_DIRECT);
+    if (probe >= 0) close(probe);
+    uint8_t *page = disk_buffer_new(4096);
+    assert_non_null(page);
+    memset(page, 'x', 4096);
+    struct iovec piece = {page, 4096};
+    assert_int_equal(f->disk->write(file, &piece, 1, 0, NULL), REPLOG_OK);
+    assert_int_equal(f->disk->sync(file, NULL), REPLOG_OK);
+    assert_false(is_open_direct(real));
+    assert_int_equal(f->disk->write_direct(file, &piece, 1, 4096, NULL), REPLOG_OK);
+    assert_int_equal(is_open_direct(real), probe >= 0); /* a file system need not have it */
+    /* What the system does not take that way goes the other. */
+    piece.iov_len = 100;
+    assert_int_equal(f->disk->write_direct(file, &piece, 1, 8192, NULL), REPLOG_OK);
+    assert_int_equal(f->disk->write_direct(file, &piece, 1, 8292, NULL), REPLOG_OK);
+    assert_int_equal(size_of(f, file), 8392);
+    assert_content(f, file, "xxxx", 8388);
+    f->disk->close(file);
+    disk_buffer_free(page);
+}
+
+/* More pieces than one system call takes, empty ones among them. */
 static void many_pieces_are_one_write(void **state) {
     struct fixture *f = *state;
     enum { N = 3000 };
@@ -666,6 +710,7 @@ int main(void) {
         ON_BOTH(files_open_as_asked),
         ON_BOTH(what_is_written_is_read),
         ON_BOTH(writes_of_all_sizes_mix),
+        cmocka_unit_test_setup_teardown(direct_writes_are_direct, posix_setup, teardown),
         ON_BOTH(many_pieces_are_one_write),
         ON_BOTH(sizes_change_as_asked),
         ON_BOTH(names_change_as_asked),

@@ -1,5 +1,6 @@
 /* The log of wal/log.h in good weather: append, read, roll, reopen, mark, prepare, a full disk,
  * real files, readers beside a writer. */
+#include "base/error.h"
 #include "wal/recent.h"
 #include "wal_world.h"
 
@@ -166,29 +167,41 @@ static void test_read_bounds(void **state) {
     world_free(w);
 }
 
-/* A group larger than what is written at once, from memory and not. */
-static void large_group(bool buffered) {
+/* Five megabytes that are appended as one group, which takes several writes. */
+static replog_status append_large(struct world *w) {
+    struct buffer piece = {0};
+    size_t before = w->n_tried;
+    for (size_t i = 0; i < 5; i++) {
+        struct slice block = world_make(w, 1, 1, 1000000 + i);
+        buffer_append(&piece, block.data, block.size_bytes);
+    }
+    assert_true(!piece.failed && piece.size_bytes > (size_t)2 * RECENT_WRITE_BYTES);
+    struct slice whole = {piece.data, piece.size_bytes};
+    replog_status status = wal_append(w->wal, &whole, 1, NULL, &w->err);
+    if (!status) w->n = w->n_tried;
+    if (status == REPLOG_RESOURCE_EXHAUSTED) world_forget(w, before);
+    buffer_free(&piece);
+    return status;
+}
+
+static struct world *large_world(bool buffered) {
     struct world *w = world_new();
     w->options.segment_bytes = 16 << 20;
     w->options.buffered = buffered;
     world_ok(w, world_open(w));
     world_fill(w, 1, 2, 100);
-    struct buffer piece = {0};
-    for (int i = 0; i < 5; i++) {
-        struct slice block = world_make(w, 1, 1, 1000000 + (size_t)i);
-        buffer_append(&piece, block.data, block.size_bytes);
-    }
-    assert_true(!piece.failed && piece.size_bytes > (size_t)2 * RECENT_WRITE_BYTES);
-    struct slice whole = {piece.data, piece.size_bytes};
-    world_ok(w, wal_append(w->wal, &whole, 1, NULL, &w->err));
-    w->n = w->n_tried;
+    return w;
+}
+
+static void large_group(bool buffered) {
+    struct world *w = large_world(buffered);
+    world_ok(w, append_large(w));
     world_check(w);
     world_ok(w, world_sync(w));
     world_fill(w, 1, 3, 100);
     world_check(w);
     world_crash(w, DISK_LOSE_ALL, 1);
     world_check(w);
-    buffer_free(&piece);
     world_free(w);
 }
 
@@ -196,6 +209,58 @@ static void test_large_group(void **state) {
     (void)state;
     large_group(false);
     large_group(true);
+}
+
+/* The power goes at each of its writes, or at the sync. */
+static void test_large_group_cut(void **state) {
+    (void)state;
+    unsigned n_cut = 0;
+    for (unsigned call = 1; call <= 8; call++) {
+        for (int loss = DISK_LOSE_ALL; loss <= DISK_LOSE_RANDOM; loss++) {
+            struct world *w = large_world(false);
+            disk_mem_cut_at(w->mem, disk_mem_calls(w->mem) + call);
+            replog_status status = append_large(w);
+            if (!status) status = world_sync(w);
+            n_cut += status != REPLOG_OK;
+            world_crash(w, (enum disk_mem_loss)loss, call);
+            world_check(w);
+            world_fill(w, 1, 3, 100);
+            world_check(w);
+            world_free(w);
+        }
+    }
+    assert_true(n_cut >= 3 * 3);
+}
+
+static const struct disk *full_disk_under;
+static unsigned n_direct, full_at;
+
+static replog_status write_or_full(struct disk_file *file, const struct iovec *pieces, size_t n,
+                                   uint64_t offset, replog_error *err) {
+    if (++n_direct == full_at) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "the disk is full");
+    return full_disk_under->write_direct(file, pieces, n, offset, err);
+}
+
+/* The disk is full at the second of its writes, and has room again. */
+static void test_large_group_full(void **state) {
+    (void)state;
+    struct world *w = large_world(false);
+    struct disk disk = *w->options.disk;
+    full_disk_under = w->options.disk;
+    disk.write_direct = write_or_full;
+    w->options.disk = &disk;
+    world_reopen(w);
+    n_direct = 0;
+    full_at = 2;
+    assert_int_equal(append_large(w), REPLOG_RESOURCE_EXHAUSTED);
+    assert_int_equal(n_direct, 2);
+    world_check(w);
+    world_ok(w, append_large(w));
+    world_check(w);
+    world_ok(w, world_sync(w));
+    world_crash(w, DISK_LOSE_ALL, 1);
+    world_check(w);
+    world_free(w);
 }
 
 static void test_mark_and_prepare(void **state) {
@@ -397,6 +462,8 @@ int main(void) {
         cmocka_unit_test(test_refused_appends),
         cmocka_unit_test(test_read_bounds),
         cmocka_unit_test(test_large_group),
+        cmocka_unit_test(test_large_group_cut),
+        cmocka_unit_test(test_large_group_full),
         cmocka_unit_test(test_mark_and_prepare),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_broken),

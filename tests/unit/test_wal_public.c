@@ -471,6 +471,15 @@ static void none_is_durable_when_asked(void **state) {
     assert_replay(f, 6, "7:PUT(f=7) ");
 }
 
+/* Idleness marks what is durable; it makes nothing durable. */
+static void nothing_is_synced_unasked(void **state) {
+    struct fixture *f = *state;
+    open_log(f, REPLOG_SYNC_NONE);
+    append(f, "a", "1");
+    sleep_ms(400); /* the idle mark would be due four times */
+    assert_int_equal(stat_of(f).durable_seq, 0);
+}
+
 static void batch_is_durable_within_its_bounds(void **state) {
     struct fixture *f = *state;
     assert_ok(open_with(
@@ -552,7 +561,7 @@ static void an_idle_log_proves_its_tail(void **state) {
     assert_replay(f, 0, "1:PUT(a=first) ");
     append(f, "c", "needle");
     sleep_ms(400);
-    crash(f, DISK_LOSE_NONE);
+    crash(f, DISK_LOSE_ALL); /* the mark is synced, too */
     damage(f, "needle");
     replog_error err;
     assert_int_equal(open_with(f, (replog_wal_options){0}, &err), REPLOG_DATA_LOSS);
@@ -711,6 +720,7 @@ int main(void) {
         TEST(truncation_under_a_reader),
         TEST(always_is_durable_before_return),
         TEST(none_is_durable_when_asked),
+        TEST(nothing_is_synced_unasked),
         TEST(batch_is_durable_within_its_bounds),
         TEST(an_idle_log_proves_its_tail),
         TEST(a_failed_sync_breaks_the_log),

@@ -17,7 +17,7 @@ enum { PAGE = 4096, FILE_BYTES = 24 << 20 };
 /* What a writer does: size_bytes at offset, first what `data` has, then zeros. */
 static void put(struct recent *r, uint64_t segment, uint64_t offset, const uint8_t *data,
                 size_t data_bytes, size_t size_bytes) {
-    assert_true(recent_begin(r, segment, offset, size_bytes));
+    recent_begin(r, segment, offset, size_bytes);
     recent_put(r, data, data_bytes / 3);
     recent_put(r, data + data_bytes / 3, data_bytes - data_bytes / 3);
     recent_put(r, NULL, size_bytes - data_bytes);
@@ -44,7 +44,7 @@ static void against_a_model(void **state) {
     struct recent r;
     uint64_t rng = 11, segment = 1, offset = (uint64_t)8 * PAGE, begun = offset;
     uint8_t *file = calloc(1, FILE_BYTES), *got = malloc(FILE_BYTES);
-    assert_true(file && got && recent_init(&r));
+    assert_true(file && got && recent_init(&r) && recent_reserve(&r));
     assert_false(recent_read(&r, 0, 0, got, 1)); /* nothing yet, whatever is asked for */
     for (int i = 0; i < 2000; i++) {
         size_t size = rng_between(&rng, 1, rng_between(&rng, 0, 9) ? 20 : 512) * PAGE;
@@ -57,12 +57,13 @@ static void against_a_model(void **state) {
         memcpy(file + offset, got, data);
         memset(file + offset + data, 0, size - data);
         put(&r, segment, offset, got, data, size);
+        uint64_t end = offset + size, from = begun;
+        if (end > RECENT_BYTES && from < end - RECENT_BYTES) from = end - RECENT_BYTES;
         assert_false(recent_read(&r, segment, offset, got, PAGE)); /* not written yet */
+        if (from > begun) assert_false(recent_read(&r, segment, from - 1, got, 1)); /* no longer */
         check_pieces(&r, offset, file + offset, size);
         recent_end(&r);
-        offset += size;
-        uint64_t from = begun;
-        if (offset > RECENT_BYTES && from < offset - RECENT_BYTES) from = offset - RECENT_BYTES;
+        offset = end;
         uint64_t at = rng_between(&rng, from, offset - 1);
         size_t n = rng_between(&rng, 1, offset - at);
         assert_true(recent_read(&r, segment, at, got, n));
@@ -79,12 +80,13 @@ static void against_a_model(void **state) {
 struct shared {
     struct recent r;
     atomic_uint_least64_t end; /* of what is written */
-    uint64_t hits, wrong;
+    atomic_uint_least64_t hits;
+    uint64_t wrong;
 };
 
-/* The byte at an offset, for all to know. */
+/* The byte at an offset, for all to know: another one each time around the ring. */
 static uint8_t byte_at(uint64_t offset) {
-    return (uint8_t)(offset / 256 * 31);
+    return (uint8_t)(offset / 256 * 31 + offset / RECENT_BYTES);
 }
 
 static void *read_on(void *arg) {
@@ -108,10 +110,11 @@ static void beside_a_reader(void **state) {
     static struct shared s;
     pthread_t reader;
     uint8_t *data = malloc(RECENT_WRITE_BYTES);
-    assert_true(data && recent_init(&s.r));
+    assert_true(data && recent_init(&s.r) && recent_reserve(&s.r));
     assert_int_equal(pthread_create(&reader, NULL, read_on, &s), 0);
     uint64_t rng = 9, offset = 0;
-    while (offset < (uint64_t)128 << 20) {
+    uint64_t enough = (uint64_t)128 << 20, at_most = (uint64_t)8 << 30;
+    while (offset < enough || (atomic_load(&s.hits) == 0 && offset < at_most)) {
         size_t size = rng_between(&rng, 1, 64) * PAGE;
         for (size_t i = 0; i < size; i += 256) memset(data + i, byte_at(offset + i), 256);
         put(&s.r, 1, offset, data, size, size);
