@@ -1,7 +1,6 @@
 #include "server/scrub.h"
 
 #include <inttypes.h>
-#include <sched.h>
 
 #include "base/log.h"
 #include "server/thread.h"
@@ -51,9 +50,10 @@ static bool scrub_some(struct server *s, uint64_t *seq) {
     return st == REPLOG_OK || st == REPLOG_ABORTED;
 }
 
+/* With the priority of all others: one below would keep the log's mutexes for as long as somebody
+ * else wants the processor. */
 static void *scrub_main(void *arg) {
     struct server *s = arg;
-    (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &(struct sched_param){0});
     uint64_t pause_s = FIRST_ROUND_S;
     for (;;) {
         thread_sleep_ms(pause_s * 1000);

@@ -69,10 +69,9 @@ static void mark_end(struct replog_wal *wal) {
 static void do_due(struct replog_wal *wal, uint64_t now_ms) {
     if (wal_broken(wal->log)) wal->sync_due_ms = wal->mark_due_ms = 0;
     if (wal->sync_due_ms && wal->sync_due_ms <= now_ms) sync_now(wal, NULL);
-    if (wal->mark_due_ms && wal->mark_due_ms <= now_ms) {
-        wal->mark_due_ms = 0;
-        mark_end(wal);
-    }
+    if (!wal->mark_due_ms || wal->mark_due_ms > now_ms) return;
+    wal->mark_due_ms = wal->sync_due_ms; /* behind that sync, if one is to come */
+    if (!wal->mark_due_ms) mark_end(wal);
 }
 
 static void *run(void *arg) {

@@ -70,15 +70,21 @@ void recent_end(struct recent *r) {
     pthread_mutex_unlock(&r->mutex);
 }
 
-bool recent_read(struct recent *r, uint64_t segment, uint64_t offset, void *out,
-                 size_t size_bytes) {
+static bool is_here(struct recent *r, uint64_t segment, uint64_t offset, size_t size_bytes) {
     pthread_mutex_lock(&r->mutex);
     bool here = r->segment == segment && offset >= r->from && offset + size_bytes <= r->to;
-    if (here) {
-        size_t first = together(offset, size_bytes);
-        memcpy(out, place(r, offset), first);
-        memcpy((uint8_t *)out + first, r->bytes, size_bytes - first);
-    }
     pthread_mutex_unlock(&r->mutex);
     return here;
+}
+
+/* Copies without the mutex, which the writer takes twice a group: a reader that loses the processor
+ * in the middle must not keep it. recent_begin raises `from` before a byte is overwritten, so what
+ * is here before and after the copy did not change during it. */
+bool recent_read(struct recent *r, uint64_t segment, uint64_t offset, void *out,
+                 size_t size_bytes) {
+    if (!is_here(r, segment, offset, size_bytes)) return false;
+    size_t first = together(offset, size_bytes);
+    memcpy(out, place(r, offset), first);
+    memcpy((uint8_t *)out + first, r->bytes, size_bytes - first);
+    return is_here(r, segment, offset, size_bytes);
 }

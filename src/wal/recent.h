@@ -47,7 +47,7 @@ size_t recent_pieces(const struct recent *r, uint64_t offset, struct iovec piece
 /* It is written: readers may have it. */
 void recent_end(struct recent *r);
 
-/* Copies bytes of that file, if all of them are here. */
+/* Copies bytes of that file, if all of them are here. false: *out holds anything. */
 bool recent_read(struct recent *r, uint64_t segment, uint64_t offset, void *out, size_t size_bytes);
 
 #endif

@@ -123,8 +123,11 @@ def with_disk(t, **env):
 
 
 def draw_disk(t):
-    """Half of the disks are as fast as memory; others take up to 40 ms to sync."""
-    return other_disk(t, t.rng.choice(("", "", "slow:2000", "slow:10000", "slow:40000")))
+    """Half of the disks are as fast as memory; others take up to 40 ms to sync. With half of them the
+    page cache is what a power cut loses: see disk_preload.c."""
+    how = t.rng.choice(("", "", "slow:2000", "slow:10000", "slow:40000"))
+    cache = {"TORTURE_PAGE_CACHE": "1"} if t.rng.random() < 0.5 else {}
+    return with_disk(t, **({"TORTURE_DISK": how} if how else {}), **cache) if how or cache else {}
 
 
 # ---- Loads

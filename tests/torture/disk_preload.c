@@ -4,10 +4,16 @@
  * many microseconds longer, before it begins. The disks of the tests are memory, and nothing would
  * ever be found half way between a write and its sync.
  *
+ * TORTURE_PAGE_CACHE (and `lies`): nothing goes past the page cache. The disks of the tests have no
+ * cache of their own: what is written directly over what was there is durable at once, sync or not,
+ * and a power cut finds nothing to lose but what is in the page cache.
+ *
  * TORTURE_SYNCS names a file of 16 bytes: when the newest sync began and when one ended last, in
  * microseconds of CLOCK_MONOTONIC. Who judges a loss wants to know whether one was under way. */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,7 +24,8 @@
 
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
-static int lies;
+static int (*real_open)(const char *, int, ...);
+static int lies, page_cache;
 static uint64_t sleep_us;
 static _Atomic uint64_t state;
 static _Atomic uint64_t *times; /* began, ended; NULL: nobody asks */
@@ -48,6 +55,7 @@ __attribute__((constructor)) static void begin(void) {
     *(void **)&real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     if (getenv("TORTURE_SYNCS")) open_times(getenv("TORTURE_SYNCS"));
     if (how && strcmp(how, "lies") == 0) lies = 1;
+    page_cache = lies || getenv("TORTURE_PAGE_CACHE") != NULL;
     if (how && strncmp(how, "slow:", 5) == 0) sleep_us = strtoull(how + 5, NULL, 10);
 }
 
@@ -75,4 +83,29 @@ int fsync(int fd) {
 
 int fdatasync(int fd) {
     return sync_with(real_fdatasync, fd);
+}
+
+static int open_it(const char *path, int flags, mode_t mode) {
+    if (!real_open) *(void **)&real_open = dlsym(RTLD_NEXT, "open");
+    if (page_cache && (flags & O_DIRECT)) {
+        errno = EINVAL; /* as a file system says that does not have it */
+        return -1;
+    }
+    return real_open(path, flags, mode);
+}
+
+int open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_it(path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_it(path, flags | O_LARGEFILE, mode);
 }

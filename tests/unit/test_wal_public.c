@@ -574,6 +574,21 @@ static void an_idle_log_proves_its_tail(void **state) {
     assert_int_equal(open_with(f, (replog_wal_options){0}, &err), REPLOG_DATA_LOSS);
 }
 
+/* Also when the sync that comes first comes later than that. */
+static void an_idle_batch_proves_its_tail(void **state) {
+    struct fixture *f = *state;
+    assert_ok(open_with(f, (replog_wal_options){.sync = REPLOG_SYNC_BATCH, .batch_ms = 250}, ERR));
+    append(f, "a", "first");
+    append(f, "b", "needle");
+    sleep_ms(150);
+    assert_int_equal(stat_of(f).durable_seq, 0); /* the mark waits for it */
+    sleep_ms(400);
+    crash(f, DISK_LOSE_ALL);
+    damage(f, "needle");
+    replog_error err;
+    assert_int_equal(open_with(f, (replog_wal_options){0}, &err), REPLOG_DATA_LOSS);
+}
+
 /* ---- Faults */
 static void a_failed_sync_breaks_the_log(void **state) {
     struct fixture *f = *state;
@@ -723,6 +738,7 @@ int main(void) {
         TEST(nothing_is_synced_unasked),
         TEST(batch_is_durable_within_its_bounds),
         TEST(an_idle_log_proves_its_tail),
+        TEST(an_idle_batch_proves_its_tail),
         TEST(a_failed_sync_breaks_the_log),
         TEST(a_failed_write_breaks_the_log),
         TEST(a_full_disk_passes),
