@@ -14,8 +14,8 @@
  * replay and iterate run beside writers and see what was appended before they began; what they call
  * may use the log. A log that is open for writing owns one thread, with all signals blocked: it
  * syncs what REPLOG_SYNC_BATCH promised, and once the log has been idle for 100 ms and is all
- * durable it marks the end, which lets the next opening tell damage from a torn write. A child of fork() must not use
- * the handle.
+ * durable it marks the end, which lets the next opening tell damage from a torn write. A child of
+ * fork() must not use the handle.
  *
  * Errors: after a failed write or fsync the log is *broken*: every later writing call returns
  * UNAVAILABLE, nothing more is acknowledged, and the only way on is to close and open again (a

@@ -151,7 +151,7 @@ static replog_status write_through(struct disk_file *file, int fd, const struct 
                              offset);
         offset += (uint64_t)written;
         size_t left = (size_t)written;
-        while (left) {
+        while (left && n) {
             size_t rest = pieces[0].iov_len - skip;
             size_t step = left < rest ? left : rest;
             skip += step;
