@@ -1,8 +1,8 @@
 /* Readers. A reader holds one segment's file and walks its groups through a window, which close
- * behind the tail is filled from memory (recent.h); what it may read is bounded by the written tail,
- * which it takes from the log under the mutex. Cuts and truncations raise a counter that every call
- * looks at. A segment file that is being read stays open until its last reader leaves it, even if it
- * is unlinked meanwhile; it is not recycled. */
+ * behind the tail is filled from memory (recent.h); what it may read is bounded by the written
+ * tail, which it takes from the log under the mutex. Cuts and truncations raise a counter that
+ * every call looks at. A segment file that is being read stays open until its last reader leaves
+ * it, even if it is unlinked meanwhile; it is not recycled. */
 #include <inttypes.h>
 #include <stdlib.h>
 
