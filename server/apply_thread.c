@@ -54,7 +54,9 @@ static void *apply_thread_main(void *arg) {
         a->n_given = 0;
         (void)pthread_mutex_unlock(&a->lock);
         if (stop) break;
+        uint64_t read_bytes = apply_read_bytes(a->s->applier);
         next = apply_worker_run(&a->worker, target_seq, flush);
+        stats_add(&a->s->stats.store_read_bytes, apply_read_bytes(a->s->applier) - read_bytes);
     }
     /* A last flush; what was not applied is at the next start. */
     (void)apply_worker_run(&a->worker, 0, true);

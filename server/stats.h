@@ -16,6 +16,7 @@ struct stats {
     _Atomic uint64_t groups, group_writes, group_bytes; /* what one write to the log carried */
     _Atomic uint64_t requests, requests_refused; /* refused: a full queue or too many calls */
     _Atomic uint64_t reads_open, read_bytes, feeds, feed_bytes;
+    _Atomic uint64_t store_read_bytes; /* read back from the log for the store */
     _Atomic uint64_t peer_messages_in, peer_messages_out, peer_reconnects;
     _Atomic uint64_t scrubbed_bytes, scrub_errors;
 };

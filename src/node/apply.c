@@ -20,7 +20,7 @@ struct applier {
     struct store *store;
     struct session_table *sessions;
     struct checkpoint_marker marker;
-    uint64_t applied, gone_bytes;
+    uint64_t applied, gone_bytes, read_bytes;
     struct wal_reader *reader;
     uint64_t reader_seq;                      /* that the reader comes to next */
     struct node_bytes given[APPLY_MAX_GIVEN]; /* a ring; the first may be gone through already */
@@ -273,6 +273,7 @@ static replog_status next_block(struct applier *a, uint64_t seq, uint64_t upto,
     replog_status status = REPLOG_OK;
     if (!a->reader) status = wal_reader_open(a->wal, seq, &a->reader, err);
     if (status == REPLOG_OK) status = wal_reader_next(a->reader, upto, h, bytes, err);
+    if (status == REPLOG_OK) a->read_bytes += h->length;
     a->reader_seq = status == REPLOG_OK ? block_last_seq(h) + 1 : seq;
     return status;
 }
@@ -369,6 +370,10 @@ uint64_t apply_seq(const struct applier *a) {
 
 uint64_t apply_bytes(const struct applier *a) {
     return a->gone_bytes;
+}
+
+uint64_t apply_read_bytes(const struct applier *a) {
+    return a->read_bytes;
 }
 
 const struct session_table *apply_sessions(const struct applier *a) {

@@ -414,9 +414,9 @@ void node_pump(struct node *n, struct node_effects *fx) {
         uint64_t safe = commit < durable ? commit : durable;
         if (MUTANT(APPLY_UNDURABLE)) safe = commit;
         if (MUTANT(APPLY_UNCOMMITTED)) safe = durable;
+        uint64_t upto = applicable(n, safe, fx);
+        if (upto > n->apply_sent && apply_is_due(n)) apply_upto(n, upto, fx);
         tail_evict(&n->tail, n->options.tail_bytes, safe);
-        safe = applicable(n, safe, fx);
-        if (safe > n->apply_sent && apply_is_due(n)) apply_upto(n, safe, fx);
     }
     if (n->publish) {
         fx_add(fx, NODE_FX_PUBLISH);
