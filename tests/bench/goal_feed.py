@@ -3,12 +3,14 @@
 import statistics
 import time
 
+import account
 from cluster import MIB, POLL_S, SEQS_A_RECORD, SLOWEST_MIB_PER_S
 from probes import busiest, thread_ticks
 from processes import Failed
 from systems import NODES, READY_S, RECORD_BYTES
 
 CATCH_UP_GIB, CATCH_UP_MIB_PER_S, LIVE_SHARE = 4, 300, 0.7
+ALONE_GIB = 1
 BEFORE_S, LIVE_WARM_S = 10, 2
 READ_GIB, READ_MIB_PER_S, READ_PASSES = 1, 1024, 3
 
@@ -38,20 +40,40 @@ class Watch:
         return (end - commit) / (until - at)
 
     def wait_caught_up(self, load, seconds):
-        """Until it has durably what had been committed one sample earlier."""
+        """Until it has durably what had been committed one sample earlier. load: a live one."""
         until = time.monotonic() + seconds
         commit = self.samples[-1][1]
         while True:
             at, now, match = self.sample()
             if match >= commit:
                 return
-            load.check()
+            if load:
+                load.check()
             self.cluster.group.check()
             if at > until:
                 raise Failed(f"the follower stood at {match:.0f} of {now:.0f} "
                              f"after {seconds:.0f} s")
             commit = now
             time.sleep(POLL_S)
+
+
+def taken_mib(first_seq, last_seq):
+    """How much of the fill's records these are."""
+    return (last_seq - first_seq) / SEQS_A_RECORD * RECORD_BYTES / MIB
+
+
+def catch_up_alone(run, c, leader, follower):
+    """(MiB/s, what it cost) of a follower that catches up while nobody appends."""
+    c.kill(follower)
+    have = c.metrics(leader)["commit_seq"]
+    c.fill(have / SEQS_A_RECORD * RECORD_BYTES + run.size(ALONE_GIB))
+    watch = Watch(c, leader, follower)
+    start, _, had = watch.sample()
+    c.start_node(follower)
+    spends = account.Account(c, leader, {"leader": c.nodes[leader], "follower": c.nodes[follower]})
+    watch.wait_caught_up(None, READY_S + run.size(ALONE_GIB) / MIB / SLOWEST_MIB_PER_S)
+    end, _, has = watch.samples[-1]
+    return taken_mib(had, has) / (end - start), spends.spent()
 
 
 def catch_up(run, row):
@@ -66,15 +88,18 @@ def catch_up(run, row):
         try:
             time.sleep(LIVE_WARM_S)
             watch = Watch(c, leader, follower)
-            before = watch.live_rate(run.seconds(BEFORE_S))
             nodes = {("leader" if i == leader else "third"): p for i, p in c.nodes.items()}
+            nodes["client"] = load.process
+            spends = account.Account(c, leader, nodes)
+            before = watch.live_rate(run.seconds(BEFORE_S))
+            live_alone = spends.spent()
             start, first, had = watch.sample()
             nodes["follower"] = c.start_node(follower)
-            nodes["load"] = load.process
-            ticks = thread_ticks(nodes)
+            spends, ticks = account.Account(c, leader, nodes), thread_ticks(nodes)
             watch.wait_caught_up(load, READY_S + size / MIB / SLOWEST_MIB_PER_S)
             end, last, has = watch.samples[-1]
             took = end - start
+            both = spends.spent()
             row.figures["busiest"] = busiest(ticks, thread_ticks(nodes), took)
             row.figures["follower"] = c.group_commits(follower)
             after = watch.live_rate(run.seconds(BEFORE_S))
@@ -87,11 +112,12 @@ def catch_up(run, row):
             raise Failed(f"status tells match_seq {match}, the leader's metrics told {has:.0f}")
         c.check_chains()
         records = c.check_count(follower)
-    taken = (filled - had) / SEQS_A_RECORD + has - filled
-    rate = taken * RECORD_BYTES / MIB / took
+        alone_rate, alone = catch_up_alone(run, c, leader, follower)
+    rate = (taken_mib(had, filled) + (has - filled) * RECORD_BYTES / MIB) / took
     during = (last - first) / took
     row.figures.update(backlog_mib=size / MIB, seconds=took, mib_per_s=rate, live_before=before,
                        live_during=during, live_after=after, records_checked=records,
+                       alone_mib_per_s=alone_rate, spent=[live_alone, both, alone],
                        samples=[(round(t - start, 3), int(m)) for t, _, m in watch.samples])
     row.line(f"a follower catches up {size / MIB:,.0f} MiB beside 64 appends in flight",
              f"{CATCH_UP_MIB_PER_S} MiB/s", f"{rate:,.0f} MiB/s ({took:.1f} s)",
@@ -99,6 +125,10 @@ def catch_up(run, row):
     row.line("the live load meanwhile, of what it was beforehand with the same two nodes",
              f"{LIVE_SHARE:.0%}", f"{during / before:.0%} ({during:,.0f} of {before:,.0f} "
              f"appends/s; {after:,.0f} afterwards)", during >= LIVE_SHARE * before)
+    row.table = [["what", "caught up", *account.HEAD],
+                 ["the load alone", "-", *account.cells(live_alone)],
+                 ["both", f"{rate:,.0f} MiB/s", *account.cells(both)],
+                 ["the catch-up alone", f"{alone_rate:,.0f} MiB/s", *account.cells(alone)]]
 
 
 # ---- Reading

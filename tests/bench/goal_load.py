@@ -7,6 +7,7 @@ import signal
 import statistics
 import time
 
+import account
 import failover
 from cluster import MIB
 from probes import MemorySampler
@@ -16,6 +17,7 @@ from systems import BATCHES, KEYED, LOADS, NODES, WINDOW_64, WINDOW_256, Load
 KILLS, MEDIAN_MS, P99_MS = 60, 700, 1500
 MEMORY_MIB = 96
 MEMORY_S, STOPPED_S = 5, 5
+COST_S, COST_WARM_S = 5, 2
 SOAK_LOADS = [WINDOW_256, Load("keyed256", "keyed, 256 in flight", 256, keyed=True), BATCHES,
               Load("keyed-batches", "keyed batches of 100, 16 in flight", 16, 100, True)]
 SOAK_LOAD_S = 20
@@ -40,6 +42,35 @@ def fail_over(run, row):
     row.line(f"{what}: median", f"{MEDIAN_MS} ms", f"{median:.0f} ms", median < MEDIAN_MS)
     row.line(f"{what}: p99", f"{P99_MS:,} ms", f"{p99:,.0f} ms (worst {max(times):,.0f})",
              p99 < P99_MS)
+
+
+# ---- What an append costs
+
+def cost(run, row):
+    """Where the processors' time goes under the loads of the first table; no goal by itself."""
+    seconds, rows, figures = run.seconds(COST_S), [], {}
+    with run.cluster("cost") as c:
+        leader = c.start()
+        c.bench("cost-first", seconds, *bench_args(WINDOW_64))  # a new log fills spare files first
+        for load in LOADS:
+            client = c.begin(f"cost-{load.name}", "--seconds", "3600", *bench_args(load))
+            try:
+                time.sleep(COST_WARM_S)
+                nodes = {"leader" if i == leader else f"node {i}": p for i, p in c.nodes.items()}
+                spends = account.Account(c, leader, {"client": client.process, **nodes})
+                time.sleep(seconds)
+                s = spends.spent()
+                client.stop()
+            finally:
+                c.group.stop(client.process)
+            if c.wait_whole() != leader:
+                raise Failed("the leader changed")
+            us = 1e6 * sum(s["processors"].values()) / max(s["records_per_s"], 1)
+            figures[load.name] = {**s, "us_a_record": us}
+            rows.append([load.title, f"{us:.1f} us", *account.cells(s)])
+        c.check_chains()
+    row.figures.update(figures)
+    row.table = [["load", "of a processor, a record", *account.HEAD], *rows]
 
 
 # ---- False elections

@@ -18,9 +18,9 @@ from processes import Failed
 from steps import ROOT, build_release, end_on_signals, say, settle
 
 BEGIN, END = "<!-- goals.sh: begin -->", "<!-- goals.sh: end -->"
-ROWS = {"catch-up": goal_feed.catch_up, "read": goal_feed.read, "length": goal_log.length,
-        "open": goal_log.open_log, "failover": goal_load.fail_over, "memory": goal_load.memory,
-        "soak": goal_load.soak}
+ROWS = {"cost": goal_load.cost, "catch-up": goal_feed.catch_up, "read": goal_feed.read,
+        "length": goal_log.length, "open": goal_log.open_log, "failover": goal_load.fail_over,
+        "memory": goal_load.memory, "soak": goal_load.soak}
 KEPT = ("length", "open")  # rows that share a cluster
 SMALLEST_BYTES = 32 << 20
 NEEDED_BYTES = 42 << 30
