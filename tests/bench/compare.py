@@ -11,7 +11,7 @@ import picture
 import report
 from processes import Failed, Group
 from steps import HERE, ROOT, build_release, end_on_signals, say, settle, step
-from systems import RECORD_BYTES, SYSTEMS, WARMUP_S, Replog
+from systems import FLOOR_LOADS, RECORD_BYTES, SYSTEMS, WARMUP_S, Replog
 
 LIMIT_S = 2  # for each raw limit
 
@@ -141,6 +141,10 @@ class Comparison:
             "loopback": [tool, "loopback", s],
             "hash": [tool, "hash", s],
         }
+        for load in FLOOR_LOADS:
+            commands[f"floor_{load.name}"] = [
+                os.path.join(o.build, "floor"), directory, str(load.inflight), str(load.batch),
+                str(RECORD_BYTES), s, w]
         if Replog.name in o.systems:
             commands["store"] = [os.path.join(o.build, "store"), directory, str(RECORD_BYTES),
                                  str(o.seconds), w]

@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 
-from systems import BATCHES, KEYED, LOADS, ONE, RECORD_BYTES, SYSTEMS, WARMUP_S
+from systems import BATCHES, FLOOR_LOADS, KEYED, LOADS, ONE, RECORD_BYTES, SYSTEMS, WARMUP_S
 
 FIGURES = ["records_per_s", "mib_per_s", "p50_us", "p99_us"]
 WINDOW_FULL = 0.9  # below this the generator, not the system, may have been the limit
@@ -108,6 +108,14 @@ def limits_table(results):
         add("overwrite+fdatasync of 64 KiB",
             f"{big['mib_per_s']:,.0f} MiB/s, p50 {big['p50_us']:,.0f} us",
             f"batches: {batches['mib_per_s']:,.0f} MiB/s on each node" if batches else "")
+    for load in FLOOR_LOADS:
+        floor, ours = limit.get(f"floor_{load.name}"), ran.get(("replog", load.name))
+        if not floor:
+            continue
+        add(f"three bare processes, {load.title}",
+            f"{floor['records_per_s']:,.0f}/s, {latency(floor)}",
+            f"{ours['records_per_s'] / floor['records_per_s']:.0%} of the records/s, "
+            f"{ours['p50_us'] / floor['p50_us']:.1f} times the p50" if ours else "")
     if "loopback" in limit:
         add("one TCP connection over loopback", f"{limit['loopback']['mib_per_s']:,.0f} MiB/s")
     if "hash" in limit:

@@ -26,6 +26,7 @@ WINDOW_256 = Load("256", "256 in flight", 256)
 BATCHES = Load("batches", "batches of 100, 16 in flight", 16, batch=100)
 KEYED = Load("keyed", "keyed, 64 in flight", 64, keyed=True)
 LOADS = [ONE, WINDOW_64, WINDOW_256, BATCHES, KEYED]
+FLOOR_LOADS = [ONE, WINDOW_64, WINDOW_256, BATCHES]  # of peers/floor.c
 
 
 class System:

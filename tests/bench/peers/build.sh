@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the load generators against the distribution's packages. A peer whose generator does not
 # compile is named with the reason in STATE/NAME.why.
-# usage: tests/bench/peers/build.sh STATE NAME...   (programs go to STATE; limits and store too)
+# usage: tests/bench/peers/build.sh STATE NAME...   (programs go to STATE; limits, floor and store too)
 set -u -o pipefail
 state=$(cd "${1:?}" && pwd) || exit 1
 shift
@@ -33,19 +33,20 @@ build() {
     zookeeper) compile zookeeper -lzookeeper_mt -lpthread ;;
     etcd) compile_etcd ;;
     limits) compile limits -lxxhash -lpthread ;;
+    floor) compile floor ;;
     store) compile store src/store/store_rocksdb.c src/base/*.c -lrocksdb -lxxhash -lpthread ;;
     esac
 }
 
 bad=0
-for name in limits store "$@"; do
+for name in limits floor store "$@"; do
     [ ! -e "$state/$name.why" ] || continue
     if ! build "$name" >"$state/$name.log" 2>&1; then
         tail -n 20 "$state/$name.log" >&2
         why=$(grep -m 1 -E 'error:|undefined reference|cannot' "$state/$name.log")
         echo "its load generator does not build: ${why:-$(tail -n 1 "$state/$name.log")}" \
             >"$state/$name.why"
-        case $name in limits | store) bad=1 ;; esac
+        case $name in limits | floor | store) bad=1 ;; esac
     fi
 done
 exit $bad
