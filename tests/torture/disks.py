@@ -134,7 +134,10 @@ def write_some(rng, directory):
     if share == 0 or not os.path.isdir(directory):
         return
     for name in sorted(n for n in os.listdir(directory) if n.endswith(".seg"))[-2:]:
-        fd = os.open(os.path.join(directory, name), os.O_RDONLY)
+        try:
+            fd = os.open(os.path.join(directory, name), os.O_RDONLY)
+        except FileNotFoundError:  # whoever dies may be in the middle of removing or recycling it
+            continue
         for page in range(os.fstat(fd).st_size // PAGE):
             if rng.random() < share:
                 _libc.sync_file_range(fd, ctypes.c_int64(page * PAGE), ctypes.c_int64(PAGE), write)
