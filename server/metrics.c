@@ -133,7 +133,7 @@ static void put_traffic(struct buffer *out, struct server *s) {
             stats_get(&t->feeds));
     counter(out, "feed_bytes_total", "Bytes of them.", stats_get(&t->feed_bytes));
     counter(out, "store_read_bytes_total",
-            "Bytes of log read from its files for the store, because memory did not hold them.",
+            "Bytes of log that the store's thread read back, because it was not handed them.",
             stats_get(&t->store_read_bytes));
     counter(out, "peer_messages_in_total", "From other members.", stats_get(&t->peer_messages_in));
     counter(out, "peer_messages_out_total", "To other members.", stats_get(&t->peer_messages_out));

@@ -39,7 +39,7 @@ replog_status apply_flush(struct applier *a, uint64_t *checkpoint, replog_error 
 uint64_t apply_seq(const struct applier *a);
 /* Bytes of log that apply_run has gone through since apply_open: what NODE_EV_APPLIED counts. */
 uint64_t apply_bytes(const struct applier *a);
-/* Those among them that were read back from the log's files. */
+/* Bytes of log that it read back from the log, because they had not been given to it. */
 uint64_t apply_read_bytes(const struct applier *a);
 /* As of the applied seq: for the node, at start. */
 const struct session_table *apply_sessions(const struct applier *a);

@@ -2,7 +2,13 @@
  *
  * A file that is written past the page cache has two descriptors; the second one (O_DIRECT) is
  * opened when it is first wanted. The kernel keeps both in step as long as no page of a direct
- * write is dirty in the cache. A file system that does not have it takes all through the first. */
+ * write is dirty in the cache. A file system that does not have it takes all through the first.
+ *
+ * A disk serves one request after the other, and a sync that somebody waits for stands behind what
+ * nobody waits for. So zeros are written in pieces of DISK_PIECE_BYTES, as the log does with large
+ * groups (recent.h), and files that are only read do not leave it to the system how far ahead it
+ * reads (as far as the device is set to, which may be 8 MiB): each large read asks for as much
+ * again behind it. */
 #include "wal/disk.h"
 
 #include <dirent.h>
@@ -24,13 +30,16 @@ enum {
     PIECES_AT_ONCE = 256, /* below IOV_MAX, and 4 KiB of stack */
     FILE_MODE = 0640,
     DIR_MODE = 0750,
-    DIRECT_NOT_YET = -1, /* values of direct_fd */
+    DISK_PIECE_BYTES = 256 << 10,
+    AHEAD_FROM_BYTES = 64 << 10, /* smaller reads are not those of somebody who reads on */
+    DIRECT_NOT_YET = -1,         /* values of direct_fd */
     DIRECT_NEVER = -2
 };
 
 struct disk_file {
     int fd;
     int direct_fd;
+    bool reads_ahead;
     char path[]; /* for the sentences of errors */
 };
 
@@ -67,6 +76,7 @@ static replog_status posix_open(void *ctx, const char *path, enum disk_open how,
             return error_set(err, REPLOG_ALREADY_EXISTS, "create %s: it is there already", path);
         return disk_errno(err, errnum, how == DISK_CREATE ? "create" : "open", path);
     }
+    made->reads_ahead = how == DISK_READ && posix_fadvise(made->fd, 0, 0, POSIX_FADV_RANDOM) == 0;
     *file = made;
     return REPLOG_OK;
 }
@@ -88,6 +98,10 @@ static replog_status posix_read(struct disk_file *file, void *data, size_t size_
         if (n < 0) return disk_errno(err, errno, "read", file->path);
         if (n == 0) break;
         done += (size_t)n;
+    }
+    if (file->reads_ahead && done == size_bytes && done >= AHEAD_FROM_BYTES) {
+        size_t more = done < DISK_PIECE_BYTES ? done : DISK_PIECE_BYTES;
+        (void)posix_fadvise(file->fd, (off_t)(offset + done), (off_t)more, POSIX_FADV_WILLNEED);
     }
     *got = done;
     return REPLOG_OK;
@@ -190,10 +204,9 @@ static replog_status posix_sync(struct disk_file *file, replog_error *err) {
  * the disk at once, with the sync at the end. */
 static replog_status posix_write_zeros(struct disk_file *file, uint64_t offset, uint64_t size_bytes,
                                        replog_error *err) {
-    enum { ZEROS_BYTES = 1 << 20 };
-    static _Alignas(4096) uint8_t zeros[ZEROS_BYTES]; /* only read */
+    static _Alignas(4096) uint8_t zeros[DISK_PIECE_BYTES]; /* only read */
     while (size_bytes > 0) {
-        size_t part = size_bytes < ZEROS_BYTES ? (size_t)size_bytes : ZEROS_BYTES;
+        size_t part = size_bytes < DISK_PIECE_BYTES ? (size_t)size_bytes : DISK_PIECE_BYTES;
         struct iovec piece = {zeros, part};
         replog_status status = posix_write_direct(file, &piece, 1, offset, err);
         if (status) return status;

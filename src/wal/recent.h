@@ -18,7 +18,8 @@
 
 enum {
     RECENT_BYTES = 4 << 20,
-    RECENT_WRITE_BYTES = 2 << 20, /* at most so much in one write: the rest stays for readers */
+    RECENT_WRITE_BYTES = 256 << 10, /* at most so much in one write: whoever else wants the disk
+                                       waits for all of it (with 2 MiB for milliseconds) */
     RECENT_PIECES = 2
 };
 

@@ -7,8 +7,8 @@ from cluster import MIB
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SECTOR_BYTES = 512
-HEAD = ["records/s", "processors used: client, leader, followers", "idle", "only the disk",
-        "the leader's groups", "a sync there", "the disk"]
+HEAD = ["records/s", f"of {os.cpu_count()} processors: client, leader, followers", "idle",
+        "idle, waiting", "the leader's groups", "a sync there", "the disk"]
 
 
 def machine_seconds():
@@ -36,10 +36,12 @@ def disk_bytes(directory):
 
 
 class Account:
-    """Begins when it is made. `processes`: {name: Popen}, which must all outlive it."""
+    """Begins when it is made. `processes`: {name: Popen}, which must all outlive it. Of the log's
+    seqs each record takes seqs_a_record."""
 
-    def __init__(self, cluster, leader, processes):
+    def __init__(self, cluster, leader, processes, seqs_a_record=1):
         self.cluster, self.leader, self.processes = cluster, leader, processes
+        self.seqs_a_record = seqs_a_record
         self.begun = self.look()
 
     def look(self):
@@ -51,17 +53,18 @@ class Account:
                 "commit_seq": m["commit_seq"]}
 
     def spent(self):
-        """Since it began: shares of all processors, and figures a second."""
+        """Since it began: processors (1: one of them, all the time), shares of all processors for
+        what was idle, and figures a second."""
         then, now = self.begun, self.look()
         seconds = now["at"] - then["at"]
         every, idle, waiting = (b - a for a, b in zip(then["machine"], now["machine"]))
         groups, group_bytes, sync_s = (b - a for a, b in zip(then["log"], now["log"]))
         read, written = ((b - a) / MIB / seconds for a, b in zip(then["disk"], now["disk"]))
-        grown = now["commit_seq"] - then["commit_seq"]
+        grown = (now["commit_seq"] - then["commit_seq"]) / self.seqs_a_record
         return {"seconds": seconds, "records_per_s": grown / seconds,
                 "processors": {n: (s - then["processes"][n]) / seconds
                                for n, s in now["processes"].items()},
-                "idle": idle / every, "disk_only": waiting / every,
+                "idle": idle / every, "idle_waiting": waiting / every,
                 "groups_per_s": groups / seconds, "bytes_a_group": group_bytes / max(groups, 1),
                 "sync_ms": 1000 * sync_s / max(groups, 1),
                 "read_mib_per_s": read, "written_mib_per_s": written}
@@ -74,7 +77,7 @@ def cells(s):
               sum(v for n, v in used.items() if n not in ("client", "leader"))]
     return [f"{s['records_per_s']:,.0f}",
             f"{sum(shares):.2f}: " + ", ".join(f"{v:.2f}" for v in shares),
-            f"{s['idle']:.0%}", f"{s['disk_only']:.0%}",
+            f"{s['idle']:.0%}", f"{s['idle_waiting']:.0%}",
             f"{s['groups_per_s']:,.0f}/s of {s['bytes_a_group'] / 1024:,.0f} KiB",
             f"{s['sync_ms']:.2f} ms",
             f"{s['written_mib_per_s']:,.0f} MiB/s written, {s['read_mib_per_s']:,.0f} read"]

@@ -72,8 +72,11 @@ def catch_up_alone(run, c, leader, follower):
     c.start_node(follower)
     spends = account.Account(c, leader, {"leader": c.nodes[leader], "follower": c.nodes[follower]})
     watch.wait_caught_up(None, READY_S + run.size(ALONE_GIB) / MIB / SLOWEST_MIB_PER_S)
+    spent = spends.spent()
     end, _, has = watch.samples[-1]
-    return taken_mib(had, has) / (end - start), spends.spent()
+    c.wait_whole()
+    c.check_chains()
+    return taken_mib(had, has) / (end - start), spent
 
 
 def catch_up(run, row):
@@ -102,6 +105,8 @@ def catch_up(run, row):
             both = spends.spent()
             row.figures["busiest"] = busiest(ticks, thread_ticks(nodes), took)
             row.figures["follower"] = c.group_commits(follower)
+            row.figures["store_read_mib"] = (
+                c.metrics(follower)["store_read_bytes_total"] / MIB)
             after = watch.live_rate(run.seconds(BEFORE_S))
             load.stop()
         finally:

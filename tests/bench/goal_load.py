@@ -9,7 +9,7 @@ import time
 
 import account
 import failover
-from cluster import MIB
+from cluster import MIB, SEQS_A_RECORD
 from probes import MemorySampler
 from processes import Failed
 from systems import BATCHES, KEYED, LOADS, NODES, WINDOW_64, WINDOW_256, Load
@@ -57,7 +57,8 @@ def cost(run, row):
             try:
                 time.sleep(COST_WARM_S)
                 nodes = {"leader" if i == leader else f"node {i}": p for i, p in c.nodes.items()}
-                spends = account.Account(c, leader, {"client": client.process, **nodes})
+                spends = account.Account(c, leader, {"client": client.process, **nodes},
+                                         SEQS_A_RECORD if load.batch > 1 else 1)
                 time.sleep(seconds)
                 s = spends.spent()
                 client.stop()

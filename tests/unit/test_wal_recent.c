@@ -47,7 +47,8 @@ static void against_a_model(void **state) {
     assert_true(file && got && recent_init(&r) && recent_reserve(&r));
     assert_false(recent_read(&r, 0, 0, got, 1)); /* nothing yet, whatever is asked for */
     for (int i = 0; i < 2000; i++) {
-        size_t size = rng_between(&rng, 1, rng_between(&rng, 0, 9) ? 20 : 512) * PAGE;
+        size_t most = rng_between(&rng, 0, 2) ? 20 : RECENT_WRITE_BYTES / PAGE;
+        size_t size = rng_between(&rng, 1, most) * PAGE;
         if (offset + size > FILE_BYTES || rng_between(&rng, 0, 99) == 0) {
             segment += rng_between(&rng, 0, 1); /* the next file, or a jump in this one */
             offset = begun = rng_between(&rng, 0, 100) * PAGE;

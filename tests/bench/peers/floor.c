@@ -1,8 +1,9 @@
-/* floor: the least that a log of three processes does for its clients on this machine. A leader,
- * two followers and a client, one thread each, send the same bytes over TCP and overwrite+fdatasync
- * them; an answer goes out when the leader and one follower have synced. Nothing is encoded,
- * checked, found again after a crash, or kept for a slow follower. Whatever has come in meanwhile
- * is the next group.
+/* floor: a log of three processes that does nothing but send and sync, as a measure for what this
+ * machine makes of such work. A leader, two followers and a client, one thread each, send the same
+ * bytes over TCP and overwrite+fdatasync them; an answer goes out when the leader and one follower
+ * have synced (replog also answers when both followers have and its own disk is late). Nothing is
+ * encoded, checked, found again after a crash, or kept for a slow follower. Whatever has come in
+ * meanwhile is the next group.
  *
  *   floor DIR INFLIGHT BATCH SIZE SECONDS WARMUP     (bench.h) */
 #include <arpa/inet.h>
