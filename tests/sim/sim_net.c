@@ -593,6 +593,11 @@ bool sim_net_admit(struct sim *sim, uint64_t id, uint64_t stream, uint64_t *peer
     return c != NULL;
 }
 
+bool sim_net_opener_lives(struct sim *sim, uint64_t id, uint64_t stream) {
+    const struct sim_conn *c = find_stream(sim, id, stream);
+    return c && side_lives(c, 0);
+}
+
 /* ---- Clients ----------------------------------------------------------------------------------
  */
 

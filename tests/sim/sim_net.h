@@ -25,6 +25,8 @@ void sim_net_refuse(struct sim *sim, uint64_t id, uint64_t stream, const char *t
 void sim_net_welcome(struct sim *sim, uint64_t id, uint64_t stream, uint64_t peer);
 /* Whether that inbound stream is still there; *peer: whose it is, 0: not welcomed yet. */
 bool sim_net_admit(struct sim *sim, uint64_t id, uint64_t stream, uint64_t *peer);
+/* Whether whoever opened it still runs: what it said may arrive long after its end. */
+bool sim_net_opener_lives(struct sim *sim, uint64_t id, uint64_t stream);
 
 /* ---- For tests that lie. */
 /* Puts a message on the stream, as if `from` had said it; takes over the reference to its blocks.

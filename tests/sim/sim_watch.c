@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "sim_net.h"
 #include "sim_witness.h"
 
 enum {
@@ -451,10 +452,11 @@ static void check_cluster(struct sim_member *m) {
 }
 
 /* A founded member welcomes nobody whose directory is another than the one it was founded with. */
-static void check_welcome(struct sim_member *m, uint64_t peer) {
+static void check_welcome(struct sim_member *m, uint64_t peer, uint64_t stream) {
     const struct sim_member *k = sim_member(m->sim, peer);
     struct config config;
-    if (m->excused || !k->running || wal_identity(m->wal).founding != WAL_FOUNDED) return;
+    if (m->excused || !sim_net_opener_lives(m->sim, m->id, stream)) return;
+    if (wal_identity(m->wal).founding != WAL_FOUNDED) return;
     wal_base_config(m->wal, &config);
     const struct config_member *c = config_find(&config, peer);
     if (!c || c->incarnation != wal_identity(k->wal).incarnation)
@@ -467,7 +469,7 @@ static void check_welcome(struct sim_member *m, uint64_t peer) {
 void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
     if (m->sim->unwatched) return;
     if (fx->type == NODE_FX_PUBLISH) record_of(m)->changed = true;
-    if (fx->type == NODE_FX_WELCOME) check_welcome(m, fx->peer);
+    if (fx->type == NODE_FX_WELCOME) check_welcome(m, fx->peer, fx->stream);
     if (fx->type == NODE_FX_CUT) {
         struct record *r = record_of(m);
         if (r->cuts++ == 0 || fx->seq < r->cut_seq) r->cut_seq = fx->seq;
