@@ -4,24 +4,16 @@ import os
 import time
 
 from cluster import MIB
+from probes import TICKS_PER_S, stat_ticks
+from steps import processor_ticks
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SECTOR_BYTES = 512
 HEAD = ["records/s", f"of {os.cpu_count()} processors: client, leader, followers", "idle",
         "idle, waiting", "the leader's groups", "a sync there", "the disk"]
 
 
-def machine_seconds():
-    """(all, idle, idle while somebody waits for the disk) of all processors together."""
-    with open("/proc/stat") as f:
-        ticks = [int(n) / TICKS_PER_S for n in f.readline().split()[1:9]]
-    return sum(ticks), ticks[3], ticks[4]
-
-
 def process_seconds(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        fields = f.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return stat_ticks(f"/proc/{pid}/stat")[1] / TICKS_PER_S
 
 
 def disk_bytes(directory):
@@ -46,7 +38,7 @@ class Account:
 
     def look(self):
         m = self.cluster.metrics(self.leader)
-        return {"at": time.monotonic(), "machine": machine_seconds(),
+        return {"at": time.monotonic(), "machine": processor_ticks(),
                 "processes": {n: process_seconds(p.pid) for n, p in self.processes.items()},
                 "disk": disk_bytes(self.cluster.directory),
                 "log": [m["groups_total"], m["group_bytes_total"], m["sync_seconds_sum"]],

@@ -59,6 +59,14 @@ class MemorySampler:
                    if kind in peak and phase in (None, p))
 
 
+def stat_ticks(path):
+    """(its name, ticks of processor time) of a process or a thread, by its stat file."""
+    with open(path) as f:
+        before, _, after = f.read().rpartition(")")
+    fields = after.split()
+    return before.partition("(")[2], int(fields[11]) + int(fields[12])
+
+
 def thread_ticks(processes):
     """{(process, thread's id, its name): ticks of processor time}."""
     found = {}
@@ -66,12 +74,10 @@ def thread_ticks(processes):
         tasks = f"/proc/{process.pid}/task"
         for tid in os.listdir(tasks):
             try:
-                with open(f"{tasks}/{tid}/stat") as f:
-                    before, _, after = f.read().rpartition(")")
+                thread, ticks = stat_ticks(f"{tasks}/{tid}/stat")
             except OSError:
                 continue  # it has ended
-            fields = after.split()
-            found[name, tid, before.partition("(")[2]] = int(fields[11]) + int(fields[12])
+            found[name, tid, thread] = ticks
     return found
 
 

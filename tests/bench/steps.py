@@ -36,10 +36,11 @@ def build_release(who):
 
 
 def processor_ticks():
-    """(all, idle) of all processors since the start of the machine."""
+    """(all, idle, idle while somebody waits for the disk) of all processors since the start of the
+    machine."""
     with open("/proc/stat") as f:
         ticks = [int(n) for n in f.readline().split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
+    return sum(ticks), ticks[3], ticks[4]
 
 
 def settle():
@@ -48,8 +49,8 @@ def settle():
     os.sync()
     before = processor_ticks()
     time.sleep(1)
-    all_ticks, idle = (now - then for now, then in zip(processor_ticks(), before))
-    return 1 - idle / max(all_ticks, 1)
+    all_ticks, idle, waiting = (now - then for now, then in zip(processor_ticks(), before))
+    return 1 - (idle + waiting) / max(all_ticks, 1)
 
 
 def on_signal(number, frame):

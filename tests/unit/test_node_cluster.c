@@ -100,22 +100,28 @@ static void a_wiped_directory_is_refused_by_name(void **state) {
     world_free(w);
 }
 
-static void a_follower_that_was_away_catches_up_from_files(void **state) {
-    (void)state;
-    uint64_t leader;
-    struct world *w = world_new(3, 5);
+/* One follower is down while much is appended: more than the leader's memory holds. */
+static struct world *one_is_away(uint64_t seed, int appends, uint64_t *leader, uint64_t *away) {
+    struct world *w = world_new(3, seed);
     char value[2000];
     memset(value, 'x', sizeof value - 1);
     value[sizeof value - 1] = 0;
     w->options->tail_bytes = 65536;
     world_start_all(w);
-    leader = world_leader(w, 10000);
-    uint64_t away = other(w, leader, 1);
-    world_crash(w, away);
-    for (int i = 0; i < 300; i++) {
-        uint64_t t = world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
+    *leader = world_leader(w, 10000);
+    *away = other(w, *leader, 1);
+    world_crash(w, *away);
+    for (int i = 0; i < appends; i++) {
+        uint64_t t = world_append(w, *leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
         if (i % 20 == 0) assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
     }
+    return w;
+}
+
+static void a_follower_that_was_away_catches_up_from_files(void **state) {
+    (void)state;
+    uint64_t leader, away;
+    struct world *w = one_is_away(5, 300, &leader, &away);
     world_run(w, 200);
     assert_true(world_snapshot(w, leader).tail_bytes < 200000);
     world_start(w, away);
@@ -127,18 +133,8 @@ static void a_follower_that_was_away_catches_up_from_files(void **state) {
 /* What becomes durable at once may be more than the tail may keep: the store has it from memory
  * all the same. */
 static void catch_up_from_memory(uint64_t disk_delay_ms) {
-    struct world *w = world_new(3, 26);
-    char value[2000];
-    memset(value, 'x', sizeof value - 1);
-    value[sizeof value - 1] = 0;
-    w->options->tail_bytes = 65536;
-    world_start_all(w);
-    uint64_t leader = world_leader(w, 10000), away = other(w, leader, 1);
-    world_crash(w, away);
-    for (int i = 0; i < 600; i++) {
-        uint64_t t = world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
-        if (i % 20 == 0) assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
-    }
+    uint64_t leader, away;
+    struct world *w = one_is_away(26, 600, &leader, &away);
     world_start(w, away);
     world_disk_delay(w, away, disk_delay_ms);
     assert_true(world_settle(w, 10000));
@@ -376,18 +372,8 @@ static void low_space_and_stalls(void **state) {
 /* A block of the leader's rots that a follower needs: somebody else must lead. */
 static void a_leader_that_cannot_feed_a_follower_steps_down(void **state) {
     (void)state;
-    struct world *w = world_new(3, 21);
-    char value[2000];
-    memset(value, 'x', sizeof value - 1);
-    value[sizeof value - 1] = 0;
-    w->options->tail_bytes = 65536;
-    world_start_all(w);
-    uint64_t leader = world_leader(w, 10000), away = other(w, leader, 1);
-    world_crash(w, away);
-    for (int i = 0; i < 200; i++) {
-        uint64_t t = world_append(w, leader, "key", value, 2, NODE_ACK_QUORUM, 0, 0, 0);
-        if (i % 20 == 0) assert_int_equal(world_wait(w, t, 3000), REPLOG_OK);
-    }
+    uint64_t leader, away;
+    struct world *w = one_is_away(21, 200, &leader, &away);
     world_run(w, 500);
     struct sim_member *m = sim_member(w->sim, leader);
     unsigned found = 0; /* the second segment that there is */

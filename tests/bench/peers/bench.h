@@ -58,6 +58,20 @@ __attribute__((format(printf, 1, 2), noreturn)) static inline void bench_die(con
     _exit(1);
 }
 
+/* A file without a name in DIR that was written and synced before, so that writing over it changes
+ * no metadata. */
+static inline int bench_file(const char *dir, size_t size_bytes) {
+    char path[4096], *bytes = malloc(size_bytes);
+    snprintf(path, sizeof path, "%s/bench-XXXXXX", dir);
+    int fd = mkstemp(path);
+    if (fd < 0 || !bytes || unlink(path)) bench_die("no file in %s", dir);
+    memset(bytes, 'y', size_bytes);
+    if (pwrite(fd, bytes, size_bytes, 0) != (ssize_t)size_bytes || fsync(fd))
+        bench_die("cannot write in %s", dir);
+    free(bytes);
+    return fd;
+}
+
 /* PROGRAM TARGET INFLIGHT BATCH SIZE SECONDS WARMUP. SIGALRM ends a program that hangs. */
 static inline void bench_options(struct bench *b, int argc, char **argv) {
     if (argc != 7) bench_die("usage: %s TARGET INFLIGHT BATCH SIZE SECONDS WARMUP", argv[0]);

@@ -7,6 +7,7 @@
  *
  *   floor DIR INFLIGHT BATCH SIZE SECONDS WARMUP     (bench.h) */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -25,16 +26,6 @@ struct disk {
     int fd;
     off_t at;
 };
-
-static void disk_open(struct disk *d, const char *dir) {
-    char path[4096], *zeros = calloc(1, FILE_BYTES);
-    snprintf(path, sizeof path, "%s/floor-XXXXXX", dir);
-    *d = (struct disk){.fd = mkstemp(path)};
-    if (d->fd < 0 || !zeros || unlink(path)) bench_die("floor: no file in %s", dir);
-    if (pwrite(d->fd, zeros, FILE_BYTES, 0) != FILE_BYTES || fsync(d->fd))
-        bench_die("floor: cannot write in %s", dir);
-    free(zeros);
-}
 
 static void disk_write(struct disk *d, const char *bytes, size_t n) {
     if (d->at + (off_t)n > FILE_BYTES) d->at = 0;
@@ -79,6 +70,7 @@ static void send_all(int fd, const char *bytes, size_t n) {
 /* What is there, at least a byte; 0 at the end. */
 static size_t receive(int fd, char *bytes, size_t room) {
     ssize_t n = recv(fd, bytes, room, 0);
+    if (n < 0 && errno == ECONNRESET) return 0; /* it ended with something unread */
     if (n < 0) bench_die("floor: a connection broke");
     return (size_t)n;
 }
@@ -87,8 +79,7 @@ static size_t receive(int fd, char *bytes, size_t room) {
 
 /* A group: its size in 8 bytes, and the bytes. Each is answered with one byte. */
 static void follow(int listener, const char *dir) {
-    struct disk disk;
-    disk_open(&disk, dir);
+    struct disk disk = {.fd = bench_file(dir, FILE_BYTES)};
     int leader = no_delay(accept(listener, NULL, NULL));
     char *buffer = malloc(BUFFER_BYTES), acks[256] = {0};
     size_t have = 0, got;
@@ -127,8 +118,7 @@ static void wait_for_one(const int followers[FOLLOWERS], uint64_t acked[FOLLOWER
 
 static void lead(int listener, const struct sockaddr_in followers_at[FOLLOWERS], const char *dir,
                  size_t request_bytes) {
-    struct disk disk;
-    disk_open(&disk, dir);
+    struct disk disk = {.fd = bench_file(dir, FILE_BYTES)};
     int client = no_delay(accept(listener, NULL, NULL)), followers[FOLLOWERS];
     for (unsigned i = 0; i < FOLLOWERS; i++) followers[i] = dial(&followers_at[i]);
     char *buffer = malloc(sizeof(uint64_t) + BUFFER_BYTES), *bytes = buffer + sizeof(uint64_t);

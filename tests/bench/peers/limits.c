@@ -32,17 +32,6 @@ struct disk_loop {
     struct histogram latency;
 };
 
-static void open_file(struct disk_loop *d, const char *dir) {
-    char path[4096], *page = malloc(DISK_FILE_BYTES);
-    snprintf(path, sizeof path, "%s/limit-XXXXXX", dir);
-    d->fd = mkstemp(path);
-    if (d->fd < 0 || !page || unlink(path)) bench_die("limits: no file in %s", dir);
-    memset(page, 'y', DISK_FILE_BYTES);
-    if (pwrite(d->fd, page, DISK_FILE_BYTES, 0) != DISK_FILE_BYTES || fsync(d->fd))
-        bench_die("limits: cannot write in %s", dir);
-    free(page);
-}
-
 static void *disk_loop(void *arg) {
     struct disk_loop *d = arg;
     char *piece = malloc(d->bytes);
@@ -66,7 +55,7 @@ static void measure_disk(const char *dir, size_t bytes, unsigned n, double secon
     if (!bytes || bytes > DISK_FILE_BYTES || !n || n > MAX_LOOPS) bench_die("limits: usage");
     for (unsigned i = 0; i < n; i++) {
         loops[i].bytes = bytes;
-        open_file(&loops[i], dir);
+        loops[i].fd = bench_file(dir, DISK_FILE_BYTES);
     }
     uint64_t from_ns = end_ns(warmup_s);
     for (unsigned i = 0; i < n; i++) {
