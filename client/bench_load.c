@@ -75,11 +75,9 @@ static void give_back(struct run *r, struct slot *slot) {
 static void start(struct slot *slot, uint64_t due_ns);
 
 /* Closed: what was answered while it counted; open: what was due then. */
-static void count(struct run *r, const struct slot *slot, uint64_t now_ns) {
+static bool counts(const struct run *r, const struct slot *slot, uint64_t now_ns) {
     uint64_t at = r->load->rate ? slot->due_ns : now_ns;
-    if (at < r->from_ns || at >= r->end_ns) return;
-    histogram_add(&r->figures->latency, now_ns - slot->due_ns);
-    atomic_fetch_add_explicit(&r->records, r->load->batch, memory_order_relaxed);
+    return at >= r->from_ns && at < r->end_ns;
 }
 
 static void on_answer(void *user, replog_status status, const replog_append_result *result,
@@ -88,12 +86,16 @@ static void on_answer(void *user, replog_status status, const replog_append_resu
     struct run *r = slot->run;
     (void)result;
     uint64_t now_ns = clock_mono_ns();
+    bool counted = counts(r, slot, now_ns);
     if (status) {
         note_error(r, error);
     } else {
         atomic_store_explicit(&r->errors_in_a_row, 0, memory_order_relaxed);
-        count(r, slot, now_ns);
+        if (counted) atomic_fetch_add_explicit(&r->records, r->load->batch, memory_order_relaxed);
     }
+    /* of an open load also what failed: it was due, and its user waited so long at least */
+    if (counted && (!status || r->load->rate))
+        histogram_add(&r->figures->latency, now_ns - slot->due_ns);
     if (r->load->rate)
         give_back(r, slot);
     else if (!atomic_load(&r->ending))

@@ -1,7 +1,8 @@
 /* bench_load.h: a load of appends for `replog bench`. Closed: so many appends in flight, each
  * answer starts the next. Open (rate > 0): appends are due at fixed times, whatever the cluster
- * does; the latency of each counts from the time when it was due, so that a stall shows in every
- * append that it delayed (no coordinated omission). Hides: slots, pacing, what is counted. */
+ * does; the latency of each, also of those that failed, counts from the time when it was due, so
+ * that a stall shows in every append that it delayed (no coordinated omission). Hides: slots,
+ * pacing, what is counted. */
 #ifndef CLIENT_BENCH_LOAD_H
 #define CLIENT_BENCH_LOAD_H
 
@@ -23,7 +24,7 @@ struct bench_load {
 };
 
 struct bench_figures {
-    struct histogram latency; /* ns, of appends */
+    struct histogram latency; /* ns, of appends; closed: of those that did not fail */
     uint64_t records;         /* answered while it counted; open: due while it counted */
     uint64_t late;            /* open: appends that were due and could not even be sent */
     uint64_t errors;

@@ -81,6 +81,8 @@ static const struct spec specs[] = {
     {"max_connections", KIND_NUMBER, AT(max_connections), 0, 8, 65536, "N", "default 256"},
     {"scrub", KIND_SWITCH, AT(scrub), 0, 0, 0, "on|off",
      "read old log files in the background and check them; default on"},
+    {"scrub_start_ms", KIND_NUMBER, AT(scrub_start_ms), 0, 0, 24 * HOUR_MS, "MS",
+     "the first round of that, after the start; then every six hours; default 60000"},
     {"log_level", KIND_LEVEL, AT(log_level), 0, 0, 0, "debug|info|warn|error", "default info"},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0], OPT_CONFIG = 1000, OPT_HELP, OPT_VERSION };
@@ -102,6 +104,7 @@ static void set_defaults(struct options *o) {
         .store_write_buffer_bytes = 16 * MIB,
         .store_block_cache_bytes = 16 * MIB,
         .max_connections = 256,
+        .scrub_start_ms = 60000,
     };
 }
 

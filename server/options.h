@@ -36,6 +36,7 @@ struct options {
     uint64_t reserve_bytes; /* 0 as given; options_parse fills in the default */
     uint64_t store_write_buffer_bytes, store_block_cache_bytes;
     uint64_t max_connections;
+    uint64_t scrub_start_ms;
 };
 
 enum options_outcome {

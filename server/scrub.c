@@ -6,8 +6,7 @@
 #include "server/thread.h"
 
 enum {
-    FIRST_ROUND_S = 60,
-    NEXT_ROUND_S = 6 * 3600,
+    NEXT_ROUND_MS = 6 * 3600 * 1000,
     SLICE_BYTES = 1 << 20,
     SLICE_WAIT_MS = 62, /* about 16 MiB a second */
     READER_SLICES = 16  /* then the reader is opened anew, so that it holds no segment for long */
@@ -54,13 +53,13 @@ static bool scrub_some(struct server *s, uint64_t *seq) {
  * else wants the processor. */
 static void *scrub_main(void *arg) {
     struct server *s = arg;
-    uint64_t pause_s = FIRST_ROUND_S;
+    uint64_t pause_ms = s->options.scrub_start_ms;
     for (;;) {
-        thread_sleep_ms(pause_s * 1000);
+        thread_sleep_ms(pause_ms);
         uint64_t seq = 0;
         while (scrub_some(s, &seq)) thread_sleep_ms(SLICE_WAIT_MS);
         log_debug("scrub: a round ended at seq=%" PRIu64, seq);
-        pause_s = NEXT_ROUND_S;
+        pause_ms = NEXT_ROUND_MS;
     }
     return NULL;
 }

@@ -105,6 +105,9 @@
     X(APPLY_UNDURABLE,                                                                             \
       "blocks are applied before they are durable here: after a power cut the store is ahead of "  \
       "the log, and the node cannot start")                                                        \
+    X(APPLY_UNSYNCED,                                                                              \
+      "with --sync none blocks are applied before they are synced here: after a power cut the "    \
+      "store is ahead of the log, and the node cannot start")                                      \
     X(APPLY_UNCOMMITTED,                                                                           \
       "blocks are applied when durable, committed or not: Get serves what is cut off later")       \
     X(PUBLISH_UNCOMMITTED,                                                                         \
@@ -131,6 +134,9 @@
     X(CHECKPOINT_AFTER_FLUSH,                                                                      \
       "the checkpoint is what was applied after the flush, not before it: the log is truncated "   \
       "below what the store loses at a power cut")                                                 \
+    X(FLUSH_BEHIND_ALL_SLICES,                                                                     \
+      "a flush waits until the store has caught up: under a load that it cannot follow it is "     \
+      "never flushed, and the log never truncated")                                                \
     /* node/: founding and feeding */                                                              \
     X(FOUND_BESIDE_SILENT,                                                                         \
       "empty directories found a cluster beside a member that said nothing: it may hold the "      \
@@ -150,6 +156,9 @@
     X(VOTE_NOT_SYNCED,                                                                             \
       "the vote file is written without fsync: after a power cut a member votes again in a term "  \
       "in which it has voted")                                                                     \
+    X(DAMAGED_VOTE_REPLACED,                                                                       \
+      "a vote file damaged in both copies is replaced by a new one: the member has forgotten its " \
+      "term and vote, and votes again")                                                            \
     X(RENAME_NOT_SYNCED,                                                                           \
       "the directory is not fsynced after the manifest's rename: founding, cut or truncation are " \
       "undone by a power cut after they were reported as done")                                    \
@@ -161,6 +170,9 @@
     X(TRUST_PAGE_CACHE,                                                                            \
       "open does not write again what no mark proves: after a failed fdatasync the page cache "    \
       "serves what the disk never took, and it is acknowledged")                                   \
+    X(OWN_TAIL_FORGOTTEN,                                                                          \
+      "open drops what no mark proves when this member led: what it alone had acknowledged "       \
+      "(LEADER) is lost by a restart")                                                             \
     X(ROT_AS_TORN_TAIL,                                                                            \
       "recovery cuts off what a mark proves to have been durable: acknowledged blocks are gone, "  \
       "and the member votes as if they had never been")                                            \

@@ -5,7 +5,10 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "node/node_impl.h"
+
+enum { PACE_MAX_MS = 200, PACE_TOLD_EVERY_MS = 60000 };
 
 /* ---- Queues of appends that wait, sorted by last_seq ----------------------------------------- */
 
@@ -74,7 +77,8 @@ void append_settle(struct node *n, struct node_effects *fx) {
     if (MUTANT(LEADER_ACK_BEFORE_SYNC)) reached[NODE_ACK_LEADER] = raft_last(n->raft);
     for (int level = 0; level < 3; level++) {
         struct pending_queue *q = &n->waiting[level];
-        while (q->n > 0 && pending_at(q, 0)->last_seq <= reached[level]) {
+        while (q->n > 0 && pending_at(q, 0)->last_seq <= reached[level] &&
+               pending_at(q, 0)->not_before_ms <= n->now_ms) {
             answer(n, pending_at(q, 0), fx);
             q->head = (q->head + 1) & (q->capacity - 1);
             q->n--;
@@ -105,7 +109,7 @@ static void expired(struct node *n, int level, struct pending *p, struct node_ef
             "committed at seq %" PRIu64 ", not on member %s", p->last_seq, missing);
 }
 
-void append_expire(struct node *n, struct node_effects *fx) {
+static void expire(struct node *n, struct node_effects *fx) {
     for (int level = 0; level < 3; level++) {
         struct pending_queue *q = &n->waiting[level];
         for (size_t i = 0; i < q->n; i++) {
@@ -113,6 +117,35 @@ void append_expire(struct node *n, struct node_effects *fx) {
             if (p->token && p->deadline_ms && p->deadline_ms <= n->now_ms) expired(n, level, p, fx);
         }
     }
+}
+
+static void set_pace(struct node *n) {
+    uint64_t limit = n->options.store_lag_bytes;
+    uint64_t lag = node_is_leader(n) ? node_bytes_above(n, n->applied_seq) : 0;
+    uint64_t over = lag > limit ? lag - limit : 0, before_ms = n->pace_ms;
+    n->pace_ms = over >= limit ? PACE_MAX_MS : over * PACE_MAX_MS / limit;
+    bool told = n->pace_told_ms && n->now_ms - n->pace_told_ms < PACE_TOLD_EVERY_MS;
+    if (before_ms > 0 || n->pace_ms == 0 || told) return;
+    n->pace_told_ms = n->now_ms;
+    log_info("the store is %" PRIu64
+             " MiB behind the log: acknowledgements wait for it, up to %d ms",
+             lag >> 20, PACE_MAX_MS);
+}
+
+/* An acknowledgement that comes too late would be none. */
+static uint64_t not_before_ms(const struct node *n, uint64_t deadline_ms) {
+    uint64_t pace_ms = n->pace_ms;
+    if (deadline_ms) {
+        uint64_t left_ms = deadline_ms > n->now_ms ? deadline_ms - n->now_ms : 0;
+        if (pace_ms > left_ms / 2) pace_ms = left_ms / 2;
+    }
+    return n->now_ms + pace_ms;
+}
+
+void append_tick(struct node *n, struct node_effects *fx) {
+    set_pace(n);
+    append_settle(n, fx);
+    expire(n, fx);
 }
 
 void append_fail_all(struct node *n, struct node_effects *fx) {
@@ -305,6 +338,7 @@ void append_request(struct node *n, const struct node_event *event, struct node_
         fx_fail(n, fx, event->token, REPLOG_RESOURCE_EXHAUSTED, "no memory for the append");
         return;
     }
+    p.not_before_ms = not_before_ms(n, event->deadline_ms);
     wait_for(n, a->ack, &p, fx);
 }
 

@@ -21,8 +21,10 @@ struct apply_worker {
     struct applier *applier; /* borrowed */
     const struct apply_worker_ops *ops;
     void *user;
+    size_t slice_bytes;     /* 0: 1 MiB */
     uint64_t counted_bytes; /* of apply_bytes, already told */
     uint64_t tries;         /* of the step under way, on a full disk */
+    unsigned slices;        /* since a flush was asked for, or tried */
     bool flush, dead;
 };
 
@@ -31,8 +33,8 @@ enum apply_worker_next {
     APPLY_WORKER_AGAIN, /* more to do */
     APPLY_WORKER_FULL   /* the disk is full: again in APPLY_WORKER_SPACE_MS */
 };
-/* One step: a slice of what leads up to target_seq, or else a flush when one was asked for (it is
- * remembered until it is done). */
+/* One step: a slice of what leads up to target_seq, or a flush when one was asked for (it is
+ * remembered until it is done): when nothing leads there, or some slices later. */
 enum apply_worker_next apply_worker_run(struct apply_worker *a, uint64_t target_seq, bool flush);
 
 #endif

@@ -135,6 +135,7 @@ static void set_defaults(struct node_options *o) {
     o->tail_bytes = or_default(o->tail_bytes, 8u << 20);
     o->apply_given_bytes = or_default(o->apply_given_bytes, 8u << 20);
     o->pending_bytes = or_default(o->pending_bytes, 16u << 20);
+    o->store_lag_bytes = or_default(o->store_lag_bytes, 256u << 20);
     o->checkpoint_bytes = or_default(o->checkpoint_bytes, 64u << 20);
     o->checkpoint_ms = or_default(o->checkpoint_ms, 60000);
 }
@@ -227,7 +228,7 @@ static void tick(struct node *n, struct node_effects *fx) {
     founding_advance(n, fx);
     raft_simple(n, (struct raft_event){.type = RAFT_EV_TICK, .now_ms = n->now_ms}, fx);
     check_stall(n, fx);
-    append_expire(n, fx);
+    append_tick(n, fx);
     reads_tick(n, fx);
     checkpoint_tick(n, fx);
 }
@@ -377,7 +378,7 @@ static bool apply_is_due(const struct node *n) {
 /* How far the store may go: to what is committed, and durable here. With --sync none PERSISTED
  * promises nothing: a store that outlived the log's tail could never be replayed on top of it. */
 static uint64_t applicable(struct node *n, uint64_t safe, struct node_effects *fx) {
-    if (n->options.acks_are_durable || safe <= n->synced_seq) return safe;
+    if (n->options.acks_are_durable || safe <= n->synced_seq || MUTANT(APPLY_UNSYNCED)) return safe;
     if (n->n_reads > 0 && safe > n->sync_asked) {
         fx_add(fx, NODE_FX_SYNC);
         n->sync_asked = safe;
@@ -432,14 +433,12 @@ bool node_wants_pump(const struct node *n) {
 
 /* ---- What others may know -------------------------------------------------------------------- */
 
-/* Bytes of log that a member has not got: exact in what memory holds, below that by the log's
- * average bytes a record. */
-static uint64_t lag_bytes(const struct node *n, uint64_t match_seq) {
-    uint64_t bytes = tail_bytes_above(&n->tail, match_seq);
+uint64_t node_bytes_above(const struct node *n, uint64_t seq) {
+    uint64_t bytes = tail_bytes_above(&n->tail, seq);
     uint64_t held = tail_end(&n->tail).seq - n->base.seq;
-    if (match_seq >= n->tail.base.seq || held == 0) return bytes;
+    if (seq >= n->tail.base.seq || held == 0) return bytes;
     uint64_t per_record = wal_size_bytes(n->wal) / held;
-    return bytes + (n->tail.base.seq - match_seq) * per_record;
+    return bytes + (n->tail.base.seq - seq) * per_record;
 }
 
 static void snapshot_peers(const struct node *n, struct node_snapshot *out) {
@@ -464,7 +463,7 @@ static void snapshot_peers(const struct node *n, struct node_snapshot *out) {
             v->silence_ms = p->heard_ms ? n->now_ms - p->heard_ms : UINT64_MAX;
             if (!leader) continue;
             v->match_seq = raft_match(n->raft, p->id);
-            v->lag_bytes = lag_bytes(n, v->match_seq);
+            v->lag_bytes = node_bytes_above(n, v->match_seq);
         }
     }
 }

@@ -29,6 +29,8 @@ struct node_options {
                                    of up to 1 MiB; 0: 8 MiB */
     uint64_t
         pending_bytes; /* appended and not yet committed; 0: 16 MiB, beyond: RESOURCE_EXHAUSTED */
+    uint64_t store_lag_bytes;         /* of log that the leader's store may be behind before
+                                         acknowledgements wait for it a little; 0: 256 MiB */
     uint64_t checkpoint_bytes;        /* flush the store after so many bytes of log; 0: 64 MiB */
     uint64_t checkpoint_ms;           /* and after so long, if something was applied; 0: 60000 */
     uint64_t retain_bytes, retain_ms; /* truncate what is older by itself; 0: never */

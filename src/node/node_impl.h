@@ -61,6 +61,7 @@ struct node_peer {
 struct pending {
     uint64_t token; /* 0: answered already */
     uint64_t first_seq, last_seq, term, sequence, deadline_ms;
+    uint64_t not_before_ms; /* see append_tick */
 };
 struct pending_queue {
     struct pending *ring;
@@ -151,6 +152,8 @@ struct node {
     struct read_wait *reads;
     size_t n_reads, reads_capacity;
     uint64_t next_context;
+    uint64_t pace_ms, pace_told_ms; /* what acknowledgements wait beside; when that was logged */
+    uint64_t leader_known_ms;       /* when a leader was last known; 0: before the first tick */
     struct admin_wait admin[NODE_MAX_ADMIN];
     unsigned n_admin;
 
@@ -188,6 +191,9 @@ void fx_send(struct node *n, struct node_effects *fx, struct node_peer *p, struc
 /* ---- node.c */
 struct node_peer *node_find_peer(struct node *n, uint64_t id);
 bool node_is_leader(const struct node *n);
+/* Bytes of log above seq: exact in what memory holds, below that by the log's average bytes a
+ * record. */
+uint64_t node_bytes_above(const struct node *n, uint64_t seq);
 bool node_peer_online(const struct node *n, const struct node_peer *p);
 /* Fails a request that only the leader can take. */
 void node_not_leader(struct node *n, struct node_effects *fx, uint64_t token);
@@ -234,8 +240,12 @@ uint64_t append_block(struct node *n, struct blob *block, uint32_t n_records, ui
 uint64_t append_marker(struct node *n, replog_op op, struct slice value, struct node_effects *fx);
 /* A term begins with a TERM record; the first of all has a CONFIG record behind it. */
 void append_term(struct node *n, struct node_effects *fx);
-void append_settle(struct node *n, struct node_effects *fx);   /* answers what has become true */
-void append_expire(struct node *n, struct node_effects *fx);   /* deadlines */
+void append_settle(struct node *n, struct node_effects *fx); /* answers what has become true */
+/* Deadlines, and the pace: a store that cannot follow would be left ever further behind, and the
+ * log, which waits for the stores, would fill the disk. So acknowledgements wait, the longer the
+ * further the leader's own store is behind: clients bound what they have in flight. At most 200 ms:
+ * a new leader whose store has much to do yet serves all the same. */
+void append_tick(struct node *n, struct node_effects *fx);
 void append_fail_all(struct node *n, struct node_effects *fx); /* leadership is lost */
 void append_refuse(struct node *n, uint64_t token, const struct refusal *why,
                    struct node_effects *fx);

@@ -7,6 +7,8 @@
 
 #include "node/node_impl.h"
 
+enum { LEADERLESS_ELECTIONS = 4 }; /* times election_ms; an election lasts one to two of them */
+
 static void drop(struct node *n, size_t i) {
     n->reads[i] = n->reads[--n->n_reads];
 }
@@ -144,7 +146,32 @@ void reads_settle(struct node *n, struct node_effects *fx) {
     }
 }
 
+/* A read for a caller here, not the proof behind a refusal or the question of another member. */
+static bool waits_for_its_index(const struct read_wait *r) {
+    return r->token != 0 && !r->known && r->refusal.verdict == SESSION_ADMIT;
+}
+
+/* Who has known no leader for several elections is cut off, or a majority is down: the reader
+ * learns it now, and may ask elsewhere, rather than at its deadline. */
+static void refuse_leaderless(struct node *n, struct node_effects *fx) {
+    if (n->leader || n->leader_known_ms == 0) n->leader_known_ms = n->now_ms;
+    uint64_t without_ms = n->now_ms - n->leader_known_ms;
+    if (without_ms < (uint64_t)LEADERLESS_ELECTIONS * n->options.election_ms) return;
+    for (size_t i = 0; i < n->n_reads;) {
+        if (!waits_for_its_index(&n->reads[i])) {
+            i++;
+            continue;
+        }
+        fx_fail(n, fx, n->reads[i].token, REPLOG_UNAVAILABLE,
+                "this member has known no leader for %" PRIu64
+                " ms: ask another member, or retry later",
+                without_ms);
+        drop(n, i);
+    }
+}
+
 void reads_tick(struct node *n, struct node_effects *fx) {
+    refuse_leaderless(n, fx);
     for (size_t i = 0; i < n->n_reads;) {
         struct read_wait *r = &n->reads[i];
         if (r->deadline_ms <= n->now_ms) {

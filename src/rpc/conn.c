@@ -351,7 +351,7 @@ static void check_finished(struct rpc_conn *conn) {
 static void conn_pump(struct rpc_conn *conn) {
     while (!conn->tx_busy && conn->state == CONN_OPEN) {
         tx_clear(&conn->sending);
-        int rv = nghttp2_session_send(conn->session);
+        int rv = conn->unsaid ? NGHTTP2_ERR_NOMEM : nghttp2_session_send(conn->session);
         if (rv != 0) {
             conn_fail(conn, REPLOG_UNAVAILABLE, nghttp2_strerror(rv));
         } else if (conn->sending.n_iov == 0) {

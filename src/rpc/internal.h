@@ -190,6 +190,7 @@ struct rpc_conn {
     } head;
 
     bool draining, goaway_seen;
+    bool unsaid; /* nghttp2 had no memory for what must be sent: the connection ends instead */
     _Atomic bool retired; /* a client's connection that takes no more calls */
     _Atomic bool spoke;   /* the peer's SETTINGS came */
     bool ping_out;

@@ -92,6 +92,11 @@ static bool is(const uint8_t *name, size_t n, const char *what) {
     return n == strlen(what) && memcmp(name, what, n) == 0;
 }
 
+/* What cannot be said must not be silence: see conn_pump. */
+static void submitted(struct rpc_conn *conn, int rv) {
+    if (rv == NGHTTP2_ERR_NOMEM) conn->unsaid = true;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct rpc_conn *conn = user;
     memset(&conn->head, 0, sizeof conn->head);
@@ -100,8 +105,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     if (!conn->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     struct rpc_call *call = call_new(conn, true);
     if (!call) { /* "not processed": the client may try again */
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-                                  NGHTTP2_REFUSED_STREAM);
+        submitted(conn, nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                                  NGHTTP2_REFUSED_STREAM));
         return 0;
     }
     call->stream_id = frame->hd.stream_id;
@@ -175,7 +180,7 @@ static void begin_request(struct rpc_conn *conn, struct rpc_call *call) {
         atomic_store(&call->open, false);
         atomic_store(&call->drop_input, true);
         call->fin = call->response_begun = call->trailers_done = true;
-        nghttp2_submit_response(conn->session, call->stream_id, reply, 1, NULL);
+        submitted(conn, nghttp2_submit_response(conn->session, call->stream_id, reply, 1, NULL));
         return;
     }
     if (conn->head.bad_timeout) {
@@ -396,8 +401,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
     if (!call || !call->is_server) return 0;
     call->trailers_done = true;
     if (!nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id))
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-                                  NGHTTP2_NO_ERROR);
+        submitted(call->conn, nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE,
+                                                        frame->hd.stream_id, NGHTTP2_NO_ERROR));
     return 0;
 }
 
@@ -408,13 +413,14 @@ static void begin_response(struct rpc_call *call) {
     call->response_begun = true;
     if (call->out_head) {
         nghttp2_data_provider provider = {{.ptr = call}, read_queue};
-        nghttp2_submit_response(session, call->stream_id, head, 2, &provider);
+        submitted(call->conn,
+                  nghttp2_submit_response(session, call->stream_id, head, 2, &provider));
         return;
     }
     nghttp2_nv nv[2 + TRAILERS_MAX] = {head[0], head[1]};
     char number[8];
     size_t n = make_trailers(call, nv + 2, number);
-    nghttp2_submit_response(session, call->stream_id, nv, 2 + n, NULL);
+    submitted(call->conn, nghttp2_submit_response(session, call->stream_id, nv, 2 + n, NULL));
 }
 
 void session_send_queue(struct rpc_call *call) {
@@ -423,14 +429,14 @@ void session_send_queue(struct rpc_call *call) {
         if (call->out_head || call->fin) begin_response(call);
     } else if (call->deferred) {
         call->deferred = false;
-        nghttp2_session_resume_data(call->conn->session, call->stream_id);
+        submitted(call->conn, nghttp2_session_resume_data(call->conn->session, call->stream_id));
     }
 }
 
 void session_reset(struct rpc_call *call, uint32_t error_code) {
     if (call->stream_open && call->conn->state != CONN_DEAD)
-        nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id,
-                                  error_code);
+        submitted(call->conn, nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE,
+                                                        call->stream_id, error_code));
 }
 
 int session_request(struct rpc_call *call, const char *path, uint32_t timeout_ms) {

@@ -98,6 +98,9 @@ static replog_status decode(const uint8_t *data, size_t size, const char *path,
     m.identity.incarnation = cursor_u64(&c);
     m.epoch = cursor_u64(&c);
     m.base = get_pos(&c);
+    if (m.base.seq == UINT64_MAX)
+        return error_set(err, REPLOG_DATA_LOSS, "%s: offset 56: no seq can follow the last of all",
+                         path);
     m.last_segment = cursor_u64(&c);
     m.cut.segment = cursor_u64(&c);
     m.cut.epoch = cursor_u64(&c);

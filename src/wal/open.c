@@ -157,6 +157,9 @@ static replog_status load_identity(struct wal *wal, const struct wal_options *op
     struct wal_path path;
     wal_file_path(wal, "VOTE", &path);
     status = vote_load(wal->disk, path.text, options->read_only, &wal->vote, err);
+    if (MUTANT(DAMAGED_VOTE_REPLACED) && status == REPLOG_DATA_LOSS &&
+        vote_create(wal->disk, path.text, identity->incarnation, err) == REPLOG_OK)
+        status = vote_load(wal->disk, path.text, false, &wal->vote, err);
     if (!status && wal->vote.incarnation != identity->incarnation)
         status = error_set(err, REPLOG_FAILED_PRECONDITION,
                            "%s is of incarnation %016" PRIx64 ", the manifest of %016" PRIx64
@@ -629,6 +632,9 @@ replog_status wal_open(const struct wal_options *options, struct wal **wal, repl
     if (!status) status = judge_segments(o, err);
     if (!status && !made->read_only) status = make_changes(o, err);
     if (!status && made->read_only) made->durable = made->tail;
+    if (!status && MUTANT(OWN_TAIL_FORGOTTEN) && made->vote.vote.voted_for == options->member_id &&
+        o->last.marked.seq > made->manifest.base.seq)
+        status = wal_cut(made, o->last.marked.seq, err);
     if (status) goto out;
     atomic_store(&made->tail_seq, made->tail.seq);
     *wal = made;

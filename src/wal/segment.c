@@ -144,6 +144,23 @@ static bool get_entries(const uint8_t *at, uint32_t n, uint64_t data_end,
     return true;
 }
 
+/* Terms and seqs rise from where the segment begins to where it ends; no runs only where there is
+ * no block. A seal that says otherwise is not believed, and the blocks are read. */
+static bool runs_rise(const struct segment_header *header, const struct segment_seal *seal,
+                      const uint8_t *at) {
+    uint64_t term = header->prev.term, delta = 0, n_seqs = seal->last.seq + 1 - header->first_seq;
+    if (seal->runs_incomplete) return seal->n_runs == 0;
+    if (seal->n_runs == 0) return n_seqs == 0;
+    for (uint32_t i = 0; i < seal->n_runs; i++, at += RUN_BYTES) {
+        uint64_t next_term = get_u64(at), next_delta = get_u32(at + 8);
+        if (next_term < term || (i > 0 && (next_term == term || next_delta <= delta))) return false;
+        if (next_delta > 0 && next_delta >= n_seqs) return false;
+        term = next_term;
+        delta = next_delta;
+    }
+    return term == seal->last.term;
+}
+
 bool segment_seal_decode(const uint8_t slot[SEGMENT_SEAL_BYTES],
                          const struct segment_header *header, struct segment_seal *seal,
                          struct segment_index *index, struct wal_term_run *runs) {
@@ -165,6 +182,7 @@ bool segment_seal_decode(const uint8_t slot[SEGMENT_SEAL_BYTES],
         index->stride_bytes = get_u64(slot + 80);
     }
     at += (size_t)n_entries * ENTRY_BYTES;
+    if (!runs_rise(header, &s, at)) return false;
     for (uint32_t i = 0; runs && i < s.n_runs; i++, at += RUN_BYTES)
         runs[i] = (struct wal_term_run){get_u64(at), header->first_seq + get_u32(at + 8)};
     *seal = s;

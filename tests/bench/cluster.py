@@ -57,6 +57,7 @@ class Cluster:
         self.endpoints = ",".join(self.address(k) for k in NODES)
         self.nodes = {}   # id: Popen
         self.starts = {}  # id: how often it was started
+        self.nodes_bin, self.under = bin_dir, lambda i: []  # what a node's program is run by
 
     def address(self, i):
         return f"127.0.0.1:{self.base + i}"
@@ -70,8 +71,8 @@ class Cluster:
         self.starts[i] = self.starts.get(i, 0) + 1
         members = ",".join(f"{k}={self.address(k)}" for k in NODES)
         self.nodes[i] = self.group.start(f"node{i}-{self.starts[i]}", [
-            os.path.join(self.bin_dir, "replogd"), "--id", str(i), "--listen", self.address(i),
-            "--cluster", members, "--dir", self.data(i),
+            *self.under(i), os.path.join(self.nodes_bin, "replogd"), "--id", str(i),
+            "--listen", self.address(i), "--cluster", members, "--dir", self.data(i),
             "--http", f"127.0.0.1:{self.base + HTTP_OFFSET + i}", *self.flags])
         return self.nodes[i]
 

@@ -8,16 +8,20 @@ import statistics
 import time
 
 import account
+import count
 import failover
+import way
 from cluster import MIB, SEQS_A_RECORD
 from probes import MemorySampler
 from processes import Failed
-from systems import BATCHES, KEYED, LOADS, NODES, WINDOW_64, WINDOW_256, Load
+from systems import BATCHES, KEYED, LOADS, NODES, ONE, WINDOW_64, WINDOW_256, Load
 
 KILLS, MEDIAN_MS, P99_MS = 60, 700, 1500
 MEMORY_MIB = 96
 MEMORY_S, STOPPED_S = 5, 5
 COST_S, COST_WARM_S = 5, 2
+WAIT_S, WAIT_LOADS = 0.5, [load for load in LOADS if not load.keyed]
+COUNT_S, COUNT_WARM_S, COUNT_LOADS = 8, 3, [ONE, WINDOW_64, BATCHES]
 SOAK_LOADS = [WINDOW_256, Load("keyed256", "keyed, 256 in flight", 256, keyed=True), BATCHES,
               Load("keyed-batches", "keyed batches of 100, 16 in flight", 16, 100, True)]
 SOAK_LOAD_S = 20
@@ -72,6 +76,70 @@ def cost(run, row):
         c.check_chains()
     row.figures.update(figures)
     row.table = [["load", "of a processor, a record", *account.HEAD], *rows]
+
+
+# ---- What an append waits for
+
+def wait(run, row):
+    """The shares of an append's way, and system calls, under each load without keys; no goal."""
+    why_not = way.missing()
+    if why_not:
+        row.notes.append(f"not measured: {why_not}")
+        return
+    rows = []
+    with run.cluster("wait") as c:
+        leader = c.start()
+        c.bench("wait-first", run.seconds(COST_S), *bench_args(WINDOW_64))
+        nodes = {"leader" if i == leader else f"node {i}": p for i, p in c.nodes.items()}
+        for load in WAIT_LOADS:
+            client = c.begin(f"wait-{load.name}", "--seconds", "3600", *bench_args(load))
+            try:
+                time.sleep(COST_WARM_S)
+                shares, calls = way.measure({"client": client.process, **nodes}, WAIT_S)
+                client.stop()
+            finally:
+                c.group.stop(client.process)
+            row.figures[load.name] = {"shares": shares, "calls_a_group": calls}
+            rows.append([load.title, *(f"{shares[part]:.0%}" for part in way.PARTS),
+                         ", ".join(f"{kind} {n:.1f}" for kind, n in calls.items())])
+            c.wait_whole()
+        c.check_chains()
+    row.table = [["load", *way.PARTS, "system calls of all for each group of the leader"], *rows]
+
+
+# ---- How many instructions a record takes
+
+def instructions(run, row):
+    """Of the leader and of a follower, outside of the kernel, by part of the program; no goal."""
+    why_not = count.missing()
+    if why_not:
+        row.notes.append(f"not measured: {why_not}")
+        return
+    columns, head = [], ["part"]
+    with run.cluster("instructions", *count.FLAGS) as c:
+        c.nodes_bin = run.bin_with_lines()
+        counted = count.Counted(c)
+        leader = c.start()
+        for load in COUNT_LOADS:
+            c.bench(f"count-warm-{load.name}", run.seconds(COUNT_WARM_S), *bench_args(load))
+            before = c.metrics(leader)["commit_seq"]
+            counted.begin()
+            c.bench(f"count-{load.name}", run.seconds(COUNT_S), "--warmup", "0", *bench_args(load))
+            if c.wait_whole() != leader:
+                raise Failed("the leader changed")
+            counts = counted.end()
+            records = c.metrics(leader)["commit_seq"] - before
+            records /= SEQS_A_RECORD if load.batch > 1 else 1
+            of_leader = {part: n / records for part, n in counts.pop(leader).items()}
+            of_follower = {part: sum(f[part] for f in counts.values()) / len(counts) / records
+                           for part in count.PARTS}
+            row.figures[load.name] = {"records": records, "leader": of_leader,
+                                      "follower": of_follower}
+            columns += [of_leader, of_follower]
+            head += [f"{load.title}: leader", "a follower"]
+        c.check_chains()
+    row.table = [head, ["all", *(f"{sum(one.values()):,.0f}" for one in columns)]] + [
+        [part, *(f"{one.get(part, 0):,.0f}" for one in columns)] for part in count.PARTS]
 
 
 # ---- False elections

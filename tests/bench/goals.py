@@ -15,12 +15,13 @@ import goal_log
 import report
 from cluster import MIB, Cluster
 from processes import Failed
-from steps import ROOT, build_release, end_on_signals, say, settle
+from steps import ROOT, build_release, build_with_lines, end_on_signals, say, settle
 
 BEGIN, END = "<!-- goals.sh: begin -->", "<!-- goals.sh: end -->"
-ROWS = {"cost": goal_load.cost, "catch-up": goal_feed.catch_up, "read": goal_feed.read,
-        "length": goal_log.length, "open": goal_log.open_log, "failover": goal_load.fail_over,
-        "memory": goal_load.memory, "soak": goal_load.soak}
+ROWS = {"cost": goal_load.cost, "wait": goal_load.wait, "instructions": goal_load.instructions,
+        "catch-up": goal_feed.catch_up, "read": goal_feed.read, "length": goal_log.length,
+        "open": goal_log.open_log, "failover": goal_load.fail_over, "memory": goal_load.memory,
+        "soak": goal_load.soak}
 KEPT = ("length", "open")  # rows that share a cluster
 SMALLEST_BYTES = 32 << 20
 NEEDED_BYTES = 42 << 30
@@ -102,6 +103,11 @@ class Run:
             self.kept = Cluster(os.path.join(self.data_dir, "kept"), self.o.bin)
             self.kept.start()
         return self.kept
+
+    def bin_with_lines(self):
+        """Where replogd is that tells callgrind the files of its functions."""
+        return self.o.bin if self.o.bin_given else build_with_lines(
+            "goals.sh", os.path.join(self.o.out, "with-lines"))
 
     def drop_kept(self):
         if self.kept:
@@ -242,6 +248,7 @@ def main():
     o = options()
     end_on_signals()
     refuse_bad_disk(o)
+    o.bin_given = o.bin is not None
     o.bin = os.path.abspath(o.bin or build_release("goals.sh"))
     data_dir = tempfile.mkdtemp(prefix="replog-goals-", dir=o.dir)
     try:

@@ -352,6 +352,20 @@ def test_an_open_load_counts_from_when_appends_were_due(t):
     equal(c.cli("bench", "--rate", "5", "--read").rc, 2, "wrong usage")
 
 
+def test_an_open_load_counts_what_failed(t):
+    c = t.cluster(3)
+    others = c.others(c.leader())
+    for node in others:
+        node.pause()
+    try:
+        got = c.cli("bench", "--timeout", "300", "--seconds", "1", "--warmup", "0", "--rate", "20",
+                    timeout=40).json[-1]
+    finally:
+        for node in others:
+            node.resume()
+    check(got["errors"] > 0 and got["p99_us"] >= 250000, f"nobody could answer: {got}")
+
+
 def test_memory_does_not_grow_with_the_log(t):
     # the sanitizer keeps freed memory back for a while, 256 MiB of it unless told
     os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=16"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import urllib.request
 
 from harness import Cluster, check, equal, wait
 
@@ -224,6 +225,37 @@ def test_missing_files_are_refused(t):
         os.unlink(os.path.join(c[1].dir, file))
         result = t.run(*c[1].argv(), timeout=15)
         equal(result.rc, 1, f"without {file}: {result}")
+
+
+def metric(node, name):
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/metrics", timeout=5) as r:
+        lines = dict(line.rsplit(" ", 1) for line in r.read().decode().splitlines()
+                     if not line.startswith("#"))
+    return float(lines["replog_" + name])
+
+
+def test_the_scrub_finds_rot_before_anybody_reads_it(t):
+    c = t.cluster(3, http=True, extra=["--segment-bytes", "1M", "--scrub-start-ms", "300"])
+    c.append_lines([f"k{i}\t{'v' * 1000}{i}" for i in range(3000)], batch=50)
+    c.wait_equal()
+    c.cli("checkpoint").ok()  # or the store would read the log again
+    rotten, sound = c.others(c.leader())
+    for node in (rotten, sound):
+        node.kill()
+    first = min(f for f in t.files(rotten) if f.endswith(".seg"))
+    path = os.path.join(rotten.dir, first)
+    flip(path, used_bytes(path) // 2)
+    for node in (rotten, sound):
+        node.start()
+    c.ready()
+    wait(lambda: metric(rotten, "scrub_errors_total") == 1, 20, "the rot is found")
+    said = [line for line in rotten.log().splitlines() if "scrub:" in line]
+    check(said and os.path.basename(first) in said[0] and "offset" in said[0], f"where: {said}")
+    wait(lambda: c.member(rotten.id)["state"] == "damaged", 5, "it says so")
+    wait(lambda: metric(sound, "scrubbed_bytes_total") > 3000 * 1000, 20, "a whole round")
+    equal(metric(sound, "scrub_errors_total"), 0, "errors of a sound log")
+    c.append("k", "all go on")
+    check(rotten.alive(), "a node that found rot goes on")
 
 
 def test_a_damaged_follower_is_repaired_or_stays_out_while_the_others_go_on(t):

@@ -27,7 +27,7 @@ static bool send_all(nng_stream *stream, const uint8_t *data, size_t n, size_t p
         n -= used;
         stage_step();
         if (fake_net_is_gone(stream)) return false;
-        stage_take(stream, take, NULL, 0);
+        services_take(stream, take, NULL, 0);
         if (pass_ms) fake_net_pass(pass_ms);
         if (fake_net_is_gone(stream) || (used == 0 && ++idle > 8)) return false;
     }
@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
         send_all(stream, f.data, f.left, piece, take, passes[time % 8]);
     for (int i = 0; i < 6 && !fake_net_is_gone(stream); i++) {
         stage_step();
-        if (!fake_net_is_gone(stream)) stage_take(stream, take, NULL, 0);
+        if (!fake_net_is_gone(stream)) services_take(stream, take, NULL, 0);
         if (time & 8) fake_net_pass(1000);
     }
     if (time & 16) fake_net_hang_up(stream);

@@ -99,13 +99,13 @@ static void exchange(void) {
             size_t used = fake_net_feed(client.stream, bytes + sent, (size_t)(n - sent));
             sent += (ssize_t)used;
             stage_step();
-            if (used == 0) stage_take(client.stream, 0, NULL, 0);
+            if (used == 0) services_take(client.stream, 0, NULL, 0);
             if (used == 0) client.broken = true; /* what comes now is not looked at */
             if (client.broken) return;
         }
         client.broken = fake_net_is_gone(client.stream);
         if (client.broken) return;
-        size_t got = stage_take(client.stream, 0, in, sizeof in);
+        size_t got = services_take(client.stream, 0, in, sizeof in);
         if (got > sizeof in) client.broken = true;
         if (got > 0 && !client.broken)
             CHECK(nghttp2_session_mem_recv(client.session, in, got) == (ssize_t)got);

@@ -1,62 +1,17 @@
 #include "server_stage.h"
 
-#include <setjmp.h>
-
-/* For start_rpc, so that what is served here is what replogd serves. */
-#include "server/server.c"
-
+#include "base/clock.h"
+#include "base/log.h"
 #include "fake_net.h"
 #include "fuzz.h"
+#include "server/peers.h"
 
-enum { MAX_HELD = 64, MAX_TASKS = 256, MEMBER = 1 };
+enum { MAX_HELD = 64, MEMBER = 1 };
 
 static struct server server;
 static uint64_t rng;
 static struct event *held[MAX_HELD]; /* requests that the node has not answered yet */
 static size_t n_held;
-
-/* ---- The pool of readers, in this thread */
-
-static struct task *tasks, **tasks_tail = &tasks;
-static size_t n_tasks;
-
-replog_status reader_pool_start(struct server *s, replog_error *err) {
-    (void)s;
-    (void)err;
-    return REPLOG_OK;
-}
-bool reader_pool_stop(struct server *s, uint64_t timeout_ms) {
-    (void)s;
-    (void)timeout_ms;
-    return true;
-}
-void reader_pool_push(struct server *s, struct task *task) {
-    (void)s;
-    task->next = NULL;
-    *tasks_tail = task;
-    tasks_tail = &task->next;
-    n_tasks++;
-}
-bool reader_pool_offer(struct server *s, struct task *task) {
-    if (n_tasks >= MAX_TASKS) return false;
-    reader_pool_push(s, task);
-    return true;
-}
-void reader_pool_feed(struct server *s, const struct node_effect *fx) {
-    (void)s;
-    (void)fx;
-    abort();
-}
-
-static void run_tasks(unsigned most) {
-    while (tasks && most-- > 0) {
-        struct task *task = tasks;
-        tasks = task->next;
-        if (!tasks) tasks_tail = &tasks;
-        n_tasks--;
-        task->run(task);
-    }
-}
 
 /* ---- The node */
 
@@ -115,7 +70,7 @@ static void node_step_all(bool all) {
 
 void stage_step(void) {
     node_step_all(false);
-    run_tasks(4);
+    services_read(4);
     fake_net_run();
 }
 
@@ -186,9 +141,8 @@ void stage_start(void) {
     s->view.last_seq = s->view.commit_seq = s->view.durable_seq = wal_tail(s->wal).seq;
     atomic_store(&s->readable_seq, wal_tail(s->wal).seq);
     atomic_store(&s->first_seq, 1);
-    CHECK(!appends_start(s, &err) && !reads_start(s, &err) && !peers_start(s, &err));
     fake_net_begin();
-    CHECK(!start_rpc(s, &err));
+    CHECK(!services_start(s, &err));
     rpc_server_set_serving(s->rpc, true);
 }
 
@@ -200,56 +154,8 @@ void stage_begin(uint64_t seed) {
 void stage_end(void) {
     fake_net_end_all();
     node_step_all(true);
-    run_tasks(UINT32_MAX);
+    services_read(UINT32_MAX);
     fake_net_run();
     node_step_all(true);
-    struct rpc_stats stats;
-    rpc_server_stats(server.rpc, &stats);
-    CHECK(stats.connections == 0 && stats.calls_open == 0 && stats.buffered_bytes == 0);
-    CHECK(appends_inflight_bytes(&server) == 0 && stats_get(&server.stats.reads_open) == 0);
-    CHECK(queue_size_bytes(&server.events) == 0 && n_held == 0 && tasks == NULL);
-}
-
-/* ---- What it sends */
-
-static struct {
-    const nng_stream *stream;
-    uint8_t header[9];
-    size_t header_bytes, payload_left;
-} frames;
-
-static void look_at_frames(const nng_stream *stream, const uint8_t *data, size_t n) {
-    if (frames.stream != stream) memset(&frames, 0, sizeof frames);
-    frames.stream = stream;
-    while (n > 0) {
-        if (frames.payload_left > 0) {
-            size_t part = n < frames.payload_left ? n : frames.payload_left;
-            frames.payload_left -= part;
-            data += part;
-            n -= part;
-            continue;
-        }
-        frames.header[frames.header_bytes++] = *data++;
-        n--;
-        if (frames.header_bytes < 9) continue;
-        frames.header_bytes = 0;
-        frames.payload_left =
-            (size_t)frames.header[0] << 16 | (size_t)frames.header[1] << 8 | frames.header[2];
-        CHECK(frames.header[3] <= 9 &&
-              !(frames.header[5] & 0x80)); /* a known type; the reserved bit */
-        CHECK(frames.payload_left <= 1 << 20);
-    }
-}
-
-size_t stage_take(nng_stream *stream, size_t max, uint8_t *out, size_t out_bytes) {
-    static uint8_t bytes[512 << 10];
-    size_t total = 0, n;
-    if (max == 0 || max > sizeof bytes) max = sizeof bytes;
-    while (!fake_net_is_gone(stream) && (n = fake_net_take(stream, bytes, max)) > 0) {
-        look_at_frames(stream, bytes, n);
-        size_t room = out_bytes > total ? out_bytes - total : 0;
-        if (out && room) memcpy(out + total, bytes, n < room ? n : room);
-        total += n;
-    }
-    return total;
+    CHECK(services_quiet(&server) && n_held == 0);
 }

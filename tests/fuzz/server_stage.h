@@ -1,12 +1,10 @@
-/* server_stage.h: replogd's services, all of them, on the connections of fake_net.h: real rpc/ and
- * real handlers of server/ over a real log and a store in memory. Where the node would be, a
- * harness answers what the handlers ask, well, badly or late, as a seed says. */
+/* server_stage.h: replogd's services (tests/stage/services.h) over a real log and a store in
+ * memory. Where the node would be, a harness answers what the handlers ask, well, badly or late, as
+ * a seed says. */
 #ifndef TESTS_FUZZ_SERVER_STAGE_H
 #define TESTS_FUZZ_SERVER_STAGE_H
 
-#include <nng/nng.h>
-#include <stdbool.h>
-#include <stdint.h>
+#include "services.h"
 
 /* Once for all inputs. */
 void stage_start(void);
@@ -16,9 +14,5 @@ void stage_begin(uint64_t seed);
 void stage_step(void);
 /* After each input: every connection ends; CHECKs that nothing is left of them. */
 void stage_end(void);
-
-/* What the server sends on a stream: taken in pieces of at most `max` bytes, and checked to be
- * frames. Returns how many bytes came; `out` (may be NULL) gets them, up to out_bytes. */
-size_t stage_take(nng_stream *stream, size_t max, uint8_t *out, size_t out_bytes);
 
 #endif

@@ -3,16 +3,23 @@
 replog-sim within the number of seeds that mutants.txt states, and the seed that found it must pass
 without the bug. Builds a replog-sim with the switches first, unless --bin names one.
 
-Prints "ok mutant NAME ..." or "FAILED mutant NAME: why" for each, and a table at the end.
+Prints "ok mutant NAME ... by [RULE]" or "FAILED mutant NAME: why" for each, a table at the end, and
+how many were found by no rule of the simulator's but by a crash: a CHECK of the program's own, the
+alarm of a seed that takes too long, or another end of the process.
 
-usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--within N] [--update] [NAME...]
+usage: tests/sim/mutants.py [--build DIR | --bin FILE] [--jobs N] [--within N] [--update]
+                             [--shrink] [NAME...]
 --within N: only those whose stated number of seeds is at most N (a shorter run)
+--shrink: beside that, replog-sim --shrink must find a smaller run for the seed of each, and the
+command that it prints must break the same promise
 """
 import argparse
 import concurrent.futures
 import os
 import pathlib
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -21,8 +28,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LIST = HERE / "mutants.txt"
 SEED_SECONDS = 60  # real time for one seed: far more than any takes
+SHRINK_SECONDS = 300
 SLACK = 4  # --update states so many times the seeds that were needed
 LEAST = 8  # and not less than this: a new fault draws other seeds
+CRASHES = CHECKED, ENDED, ALARM = "[crash: CHECK]", "[crash: other end]", "[crash: alarm]"
 
 
 def build(directory, jobs):
@@ -64,6 +73,19 @@ def write_limits(needed):
     LIST.write_text("\n".join(lines) + "\n")
 
 
+def manner(what, out):
+    """How a seed failed: (the rule in its brackets or the kind of crash, the sentence)."""
+    ended = re.search(r"the process ended with (signal|status) (\d+)", what)
+    if not ended:
+        rule = re.match(r"\[[^]]+\]", what)
+        return (rule.group() if rule else "[no name]"), what
+    check = re.search(r"^.*broken invariant.*$", out, re.M)  # a CHECK says so on stderr
+    if check:
+        return CHECKED, check.group().split("/")[-1]
+    alarm = ended.group(1) == "signal" and int(ended.group(2)) == signal.SIGALRM
+    return (ALARM if alarm else ENDED), what
+
+
 class Simulator:
     def __init__(self, program):
         self.program = str(program)
@@ -89,22 +111,37 @@ class Simulator:
         return known
 
     def hunt(self, mutant, limit):
-        """(seeds that were needed or None, what was violated or why it does not count)"""
+        """(seeds that were needed or None, by which rule or crash, the sentence or why it does not
+        count)"""
         try:
             out = self.run("--seeds", f"1..{limit}", "--max-failures", "1", "--mutant", mutant,
                            seconds=limit * SEED_SECONDS).stdout
         except subprocess.TimeoutExpired:
-            return None, f"{limit} seeds take more than {limit * SEED_SECONDS} s"
+            return None, "", f"{limit} seeds take more than {limit * SEED_SECONDS} s"
         failure = re.search(r"^FAILED seed (\d+) ?(?:at [\d.]+ s)?: (.*)", out, re.M)
         if not failure:
-            return None, f"not found by {limit} seeds" if " seeds passed" in out else out[-300:]
-        seed, what = int(failure.group(1)), failure.group(2)
-        if "process ended" in what:  # a CHECK says so on stderr
-            check = re.search(r"^.*broken invariant.*$", out, re.M)
-            what = "[crash] " + (check.group(0).split("/")[-1] if check else what)
+            return None, "", f"not found by {limit} seeds" if " seeds passed" in out else out[-300:]
+        seed = int(failure.group(1))
         if not self.is_sound(seed):
-            return None, f"seed {seed} fails without the bug as well"
-        return seed, what
+            return None, "", f"seed {seed} fails without the bug as well"
+        return seed, *manner(failure.group(2), out)
+
+    def shrink(self, mutant, seed, rule):
+        """The smaller run in a sentence; raises ValueError when it is none."""
+        out = self.run("--seed", str(seed), "--mutant", mutant, "--shrink",
+                       seconds=SHRINK_SECONDS).stdout
+        figures = re.search(r"^(\d+) of (\d+) faults in (\d+) of (\d+) ms are left", out, re.M)
+        command = re.search(r"^\S.* (--seed \d.*) --trace$", out, re.M)
+        if not figures or not command:
+            raise ValueError("--shrink says " + out[-300:])
+        faults, all_faults, ms, all_ms = map(int, figures.groups())
+        if faults >= all_faults or ms >= all_ms:
+            raise ValueError("--shrink made nothing smaller: " + figures.group(0))
+        again = self.run(*shlex.split(command.group(1)), seconds=SEED_SECONDS).stdout
+        failure = re.search(r"^FAILED seed \d+ at [\d.]+ s: (.*)", again, re.M)
+        if not failure or manner(failure.group(1), again)[0] != rule:
+            raise ValueError(f"{command.group(1)} does not fail by {rule}: {again[-300:]}")
+        return figures.group(0)
 
 
 def main():
@@ -115,6 +152,7 @@ def main():
     parser.add_argument("--limit", type=int, help="in place of those in mutants.txt")
     parser.add_argument("--update", action="store_true", help="write new limits to mutants.txt")
     parser.add_argument("--within", type=int)
+    parser.add_argument("--shrink", action="store_true")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     os.environ.pop("REPLOG_MUTANT", None)
@@ -139,22 +177,33 @@ def main():
         runs = {name: pool.submit(simulator.hunt, name, args.limit or limits.get(name, 1))
                 for name in names}
         for name, run in runs.items():
-            seeds, what = run.result()
-            rows.append((name, seeds, what))
+            seeds, rule, what = run.result()
+            rows.append((name, seeds, rule, what))
             if seeds is None:
                 failed += 1
                 print(f"FAILED mutant {name}: {what}", flush=True)
             else:
                 needed[name] = seeds
-                print(f"ok mutant {name} ({seeds} of {args.limit or limits.get(name)} seeds)",
+                print(f"ok mutant {name} ({seeds} of {args.limit or limits.get(name)} seeds) by {rule}",
                       flush=True)
+            if seeds is None or not args.shrink:
+                continue
+            try:
+                print(f"ok shrink {name}: {simulator.shrink(name, seeds, rule)}", flush=True)
+            except (ValueError, subprocess.TimeoutExpired) as error:
+                failed += 1
+                print(f"FAILED shrink {name}: {error}", flush=True)
 
     print(f"\n{'deliberate bug':28} {'seeds':>5}  found by")
-    for name, seeds, what in rows:
-        print(f"{name:28} {seeds or '-':>5}  {what[:100]}")
+    for name, seeds, rule, what in rows:
+        text = what if what.startswith(rule) else f"{rule} {what}"
+        print(f"{name:28} {seeds or '-':>5}  {text[:100]}")
     if args.update:
         write_limits(needed)
-    print(f"\n{len(needed)} of {len(names)} found")
+    crashes = [rule for _, _, rule, _ in rows if rule in CRASHES]
+    kinds = ", ".join(f"{crashes.count(kind)} {kind}" for kind in CRASHES)
+    print(f"\n{len(needed)} of {len(names)} found, {len(needed) - len(crashes)} by a rule, "
+          f"{len(crashes)} by a crash ({kinds})")
     return 1 if failed else 0
 
 

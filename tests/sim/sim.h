@@ -74,6 +74,7 @@ struct sim_options {
     uint64_t seed;
     unsigned n_nodes;   /* 0: drawn */
     uint64_t length_us; /* with faults; 0: drawn around 15 s. Then comes the quiet time */
+    uint64_t stop_us;   /* the quiet time comes so early, with the plan as it was; 0: it does not */
     bool trace;
     const char *only; /* the numbers of the faults of the plan that happen, "3,7"; NULL: all */
 };
@@ -87,7 +88,8 @@ uint64_t sim_quiet_us(const struct sim *sim);
 uint64_t sim_healed_us(const struct sim *sim);
 uint64_t sim_last_call_us(const struct sim *sim);
 uint64_t sim_end_us(const struct sim *sim);
-/* A majority of members is undamaged (what is damaged may refuse to start). */
+/* What clients ask must succeed: a majority of members is undamaged (what is damaged may refuse to
+ * start), and none stays away for what it has kept more than the others. */
 bool sim_must_progress(const struct sim *sim);
 
 /* ---- Members (sim_node.c) ---------------------------------------------------------------------
@@ -102,16 +104,25 @@ uint64_t sim_node_life(const struct sim *sim, uint64_t id); /* raised by every s
 enum sim_damage {
     SIM_DISK_WIPED = 1,   /* an empty directory under the old id */
     SIM_DISK_DAMAGED = 2, /* bytes were changed: rot, misdirected writes, a cut file ... */
-    SIM_DISK_LIED = 4     /* a failed sync, then "success": what it had not taken may be gone at
-                             the next power cut. The log stops at the failure: no loss is allowed */
+    SIM_STORE_WIPED = 4,  /* the store alone: it is replayed, or the member refuses to start where
+                             the log does not reach back; log, term and vote are as they were */
+    SIM_VOTE_COPY_DAMAGED = 8 /* one slot of VOTE: the other alone holds the truth */
 };
+/* Without VOTE_COPY_DAMAGED, which excuses nothing; neither does a failed sync, which is not even
+ * noted: the log stops at it, and what it had told before must be there. */
 unsigned sim_node_damage(const struct sim *sim, uint64_t id);
-/* Members whose disk was wiped or damaged: never more than a minority in a run. */
+/* Members whose disk was wiped or damaged: never more than a minority in a run; and with --sync
+ * none those that stay away. */
 unsigned sim_n_destroyed(const struct sim *sim);
 /* --sync of all members in this run. BATCH: "durable" is said after the sync as well, but late;
- * NONE: before it, and power cuts of a majority may lose what was acknowledged. */
+ * NONE: before it, and power cuts may lose what was acknowledged: of a majority, or of one member
+ * while others that hold it are away. */
 enum sim_sync { SIM_SYNC_ALWAYS, SIM_SYNC_BATCH, SIM_SYNC_NONE };
 enum sim_sync sim_sync_mode(const struct sim *sim);
+/* NONE: a power cut took from a member what was written and not synced. From then on what was
+ * committed may be gone, and something else in its place; what clients were told is not judged any
+ * more, but for whether somebody ever appended it. */
+bool sim_has_lost(const struct sim *sim);
 
 /* Steps the node now (now_ms, wall_us are filled in by its own clock; deadline_ms is by that clock
  * too: see sim_node_clock_ms). Ignored when it is not running; held back while it is paused (then
@@ -183,6 +194,8 @@ void sim_service_conn_down(struct sim *sim, uint64_t id, struct sim_conn *conn);
 
 /* Makes the clients of a run; called once, before the first event. */
 void sim_clients_start(struct sim *sim);
+/* How many there are, by SIM_WHO_CLIENT and on. The first one connects when all is healed. */
+unsigned sim_clients_n(const struct sim *sim);
 /* All faults have ended (at sim_quiet_us). */
 void sim_clients_quiet(struct sim *sim);
 /* At sim_end_us: checks what must be true at the end (what was begun has ended, and so on). */

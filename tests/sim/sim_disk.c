@@ -2,10 +2,11 @@
  *
  * What damage is done, and where. The log says of itself what it cannot tell: rot in the last
  * group before any mark followed looks like a torn write, and so does a last segment that lost
- * its end. A voter that forgets what it has acknowledged is no case that any majority protocol
- * survives, so such damage is left out, and everything else is in: any byte of a segment that a
- * mark in a later, undamaged group covers; any byte and any end of a segment that has a successor;
- * headers, seals, manifest, vote. */
+ * the end of its groups. A voter that forgets what it has acknowledged is no case that any majority
+ * protocol survives, so such damage is left out, and everything else is in: any byte of a segment
+ * that a mark in a later, undamaged group covers; any byte and any end of a segment that has a
+ * successor; of the last one the zeros behind its groups; headers and seals; any byte and any end
+ * of the manifest and of the vote's file, in one of its copies or in both. */
 #include "sim_disk.h"
 
 #include <inttypes.h>
@@ -18,7 +19,12 @@
 #include "wal/group.h"
 #include "wal/segment.h"
 
-enum { SECTOR = 512, MAX_FILES = 256 };
+enum {
+    SECTOR = 512,
+    MAX_FILES = 256,
+    VOTE_COPY_BYTES = 4096,
+    VOTE_USED_BYTES = 48 /* of a copy; zeros follow */
+};
 
 /* ---- The store: another that fails while the disk is full */
 
@@ -140,7 +146,9 @@ void sim_disk_set_full(struct sim *sim, struct sim_disk *disk, bool full) {
         (void)table->free_bytes(table->ctx, SIM_DIR, &free_bytes, NULL);
         disk_mem_observe(disk->mem, false);
         uint64_t used = (UINT64_C(1) << 40) - free_bytes;
-        uint64_t rest = sim_draw(sim, 0, 2) ? sim_draw(sim, 0, 200000) : 0;
+        /* sometimes enough for the log's reserve, and not for a spare's next slice beside it */
+        uint64_t most = sim_draw(sim, 0, 1) ? 200000 : 1 << 20;
+        uint64_t rest = sim_draw(sim, 0, 2) ? sim_draw(sim, 0, most) : 0;
         capacity = used + rest + 1;
     }
     disk_mem_set_capacity(disk->mem, capacity);
@@ -190,13 +198,26 @@ static bool load(const struct sim_disk *disk, const char *path, struct buffer *c
     return ok;
 }
 
+/* A file, and where it may be damaged. */
+struct target {
+    char path[64];
+    struct buffer content;
+    uint64_t low, end;   /* bytes that may be others */
+    uint64_t short_from; /* where it may be cut: there or behind */
+};
+
 /* Up to where the last segment may be damaged: below the last but one of the groups whose mark
- * covers all that stands before it, so that two are left to tell. */
-static uint64_t covered_end(const struct buffer *content) {
+ * covers all that stands before it, so that two are left to tell. Behind its groups it may be cut.
+ */
+static void find_covered(struct target *t) {
+    const struct buffer *content = &t->content;
     struct segment_header header;
-    if (content->size_bytes < SEGMENT_DATA_OFFSET) return 0;
-    if (!segment_header_decode(content->data, &header)) return 0;
-    uint64_t covered = 0, last = 0, epoch = header.epoch;
+    t->end = 0;
+    t->short_from = content->size_bytes;
+    if (content->size_bytes < SEGMENT_DATA_OFFSET) return;
+    if (!segment_header_decode(content->data, &header)) return;
+    uint64_t last = 0, epoch = header.epoch;
+    t->short_from = SEGMENT_DATA_OFFSET;
     for (uint64_t at = SEGMENT_DATA_OFFSET; at + WAL_PAGE_BYTES <= content->size_bytes;
          at += WAL_PAGE_BYTES) {
         struct group_header group;
@@ -204,92 +225,121 @@ static uint64_t covered_end(const struct buffer *content) {
             group.offset != at || group.incarnation != header.incarnation || group.epoch < epoch)
             continue;
         epoch = group.epoch;
+        t->short_from = at + group_padded_bytes(group.length);
         if (group.mark.seq + 1 < group.first_seq) continue;
-        covered = last;
+        t->end = last;
         last = at;
     }
-    return covered;
 }
 
-static void misdirect(struct sim_disk *disk, const char *path, const struct buffer *content,
-                      uint64_t from, uint64_t to) {
-    (void)disk_mem_overwrite(disk->mem, path, to, content->data + from, SECTOR);
-}
-
-static const char *rot_segment(struct sim_disk *disk, enum sim_rot rot, uint64_t *rng,
-                               struct buffer *content) {
-    static char text[200];
-    struct file_list *list = calloc(1, sizeof *list);
-    CHECK(list);
+static size_t list_segments(const struct sim_disk *disk, struct file_list *list) {
     const struct disk *table = disk_mem_table(disk->mem);
-    const char *done = NULL;
-    char path[64];
-    if (table->list(table->ctx, SIM_DIR, note_segment, list, NULL) != REPLOG_OK || list->n == 0)
-        goto out;
-    size_t which = rng_between(rng, 0, list->n - 1);
-    if (rng_between(rng, 0, 1)) which = list->n - 1; /* the only one that is scanned */
-    bool last = which == list->n - 1;
-    snprintf(path, sizeof path, "%s/%s", SIM_DIR, list->names[which]);
-    if (!load(disk, path, content)) goto out;
-    uint64_t end = last ? covered_end(content) : content->size_bytes;
-    if (end < SEGMENT_DATA_OFFSET + 2 * SECTOR || (rot == SIM_ROT_SHORT && last)) goto out;
+    list->n = 0;
+    bool ok = table->list(table->ctx, SIM_DIR, note_segment, list, NULL) == REPLOG_OK;
+    return ok ? list->n : 0;
+}
+
+/* The content of some sector of that file or of another one. */
+static void draw_sector(const struct sim_disk *disk, const struct target *t, uint64_t *rng,
+                        uint8_t sector[SECTOR]) {
+    static struct file_list list;
+    struct buffer other = {0};
+    const struct buffer *from = &t->content;
+    char path[64] = SIM_DIR "/VOTE";
+    uint64_t end = t->end;
+    size_t n = list_segments(disk, &list), which = rng_between(rng, 0, 2);
+    if (which == 1 && n > 0)
+        snprintf(path, sizeof path, "%s/%s", SIM_DIR, list.names[rng_between(rng, 0, n - 1)]);
+    if (which > 0 && load(disk, path, &other)) {
+        from = &other;
+        end = other.size_bytes;
+    }
+    uint64_t at = rng_between(rng, 0, (end - 1) / SECTOR) * SECTOR;
+    uint64_t size = end - at < SECTOR ? end - at : SECTOR;
+    memset(sector, 0, SECTOR);
+    memcpy(sector, from->data + at, size);
+    buffer_free(&other);
+}
+
+/* Damages what stands at that byte. False: it is as it was. */
+static bool damage(const struct sim_disk *disk, const struct target *t, enum sim_rot rot,
+                   uint64_t at, uint64_t *rng) {
+    uint64_t sector = at / SECTOR * SECTOR, size = t->content.size_bytes - sector;
+    uint8_t bytes[SECTOR] = {0};
+    if (size > SECTOR) size = SECTOR;
+    if (rot == SIM_ROT_SHORT) return disk_mem_shorten(disk->mem, t->path, at) == REPLOG_OK;
+    if (rot == SIM_ROT_FLIP)
+        return disk_mem_damage(disk->mem, t->path, at, (uint8_t)(1u << rng_between(rng, 0, 7))) ==
+               REPLOG_OK;
+    if (rot == SIM_ROT_MISDIRECT) draw_sector(disk, t, rng, bytes);
+    if (memcmp(bytes, t->content.data + sector, size) == 0) return false;
+    return disk_mem_overwrite(disk->mem, t->path, sector, bytes, size) == REPLOG_OK;
+}
+
+static bool rot_segment(const struct sim_disk *disk, struct target *t, enum sim_rot rot,
+                        uint64_t *rng, uint64_t *at) {
+    static struct file_list list;
+    size_t n = list_segments(disk, &list);
+    if (n == 0) return false;
+    size_t which = rng_between(rng, 0, n - 1);
+    if (rng_between(rng, 0, 1)) which = n - 1; /* the only one that is scanned */
+    snprintf(t->path, sizeof t->path, "%s/%s", SIM_DIR, list.names[which]);
+    if (!load(disk, t->path, &t->content)) return false;
+    t->end = t->content.size_bytes;
     /* where there are data, mostly; sometimes the header page or the seal */
-    uint64_t low = rng_between(rng, 1, 100) <= 80 ? SEGMENT_DATA_OFFSET : 0;
-    uint64_t at = rng_between(rng, low, end - 1), sector = at / SECTOR * SECTOR;
-    static const uint8_t zeros[SECTOR];
-    switch (rot) {
-    case SIM_ROT_FLIP:
-        (void)disk_mem_damage(disk->mem, path, at, (uint8_t)(1u << rng_between(rng, 0, 7)));
-        break;
-    case SIM_ROT_ZERO:
-        (void)disk_mem_overwrite(disk->mem, path, sector, zeros, SECTOR);
-        break;
-    case SIM_ROT_MISDIRECT:
-        misdirect(disk, path, content, rng_between(rng, 0, end / SECTOR - 1) * SECTOR, sector);
-        break;
-    default:
-        (void)disk_mem_shorten(disk->mem, path, at);
+    t->low = t->short_from = rng_between(rng, 1, 100) <= 80 ? SEGMENT_DATA_OFFSET : 0;
+    if (which == n - 1) find_covered(t);
+    uint64_t low = rot == SIM_ROT_SHORT ? t->short_from : t->low;
+    uint64_t end = rot == SIM_ROT_SHORT ? t->content.size_bytes : t->end;
+    if (low >= end) return false;
+    *at = rng_between(rng, low, end - 1);
+    return damage(disk, t, rot, *at, rng);
+}
+
+static bool rot_manifest(const struct sim_disk *disk, struct target *t, enum sim_rot rot,
+                         uint64_t *rng, uint64_t *at) {
+    snprintf(t->path, sizeof t->path, "%s/MANIFEST", SIM_DIR);
+    if (!load(disk, t->path, &t->content)) return false;
+    t->end = t->content.size_bytes;
+    *at = rng_between(rng, 0, t->end - 1);
+    return damage(disk, t, rot, *at, rng);
+}
+
+/* In one copy, or in both: then *at is in the second one. */
+static bool rot_vote(const struct sim_disk *disk, struct target *t, enum sim_rot rot, bool both,
+                     uint64_t *rng, uint64_t *at) {
+    snprintf(t->path, sizeof t->path, "%s/VOTE", SIM_DIR);
+    if (!load(disk, t->path, &t->content)) return false;
+    t->end = t->content.size_bytes;
+    uint64_t first = both ? 0 : rng_between(rng, 0, 1), last = both ? 1 : first;
+    bool done = false;
+    if (rot == SIM_ROT_SHORT) first = last = !both;
+    for (uint64_t copy = first; copy <= last; copy++) {
+        bool used = rot == SIM_ROT_ZERO || rng_between(rng, 0, 1);
+        *at = copy * VOTE_COPY_BYTES +
+              rng_between(rng, 0, (used ? VOTE_USED_BYTES : VOTE_COPY_BYTES) - 1);
+        if (*at < t->end) done |= damage(disk, t, rot, *at, rng);
     }
-    snprintf(text, sizeof text, "kind %d of %s (%s) at %" PRIu64, (int)rot, path,
-             last ? "the last" : "not the last", at);
-    done = text;
-out:
-    free(list);
     return done;
 }
 
-static const char *rot_file(struct sim_disk *disk, const char *path, uint64_t *rng, bool both,
-                            struct buffer *content) {
-    if (!load(disk, path, content)) return NULL;
-    uint64_t size = content->size_bytes;
-    if (both) {
-        for (uint64_t copy = 0; copy + 4096 <= size; copy += 4096)
-            (void)disk_mem_damage(disk->mem, path, copy + rng_between(rng, 0, 4095), 0x10);
-    } else {
-        (void)disk_mem_damage(disk->mem, path, rng_between(rng, 0, size - 1), 0x04);
-    }
-    return path;
-}
-
-const char *sim_disk_rot(struct sim *sim, struct sim_disk *disk, enum sim_rot rot, uint64_t *rng) {
-    struct buffer content = {0};
-    const char *done;
-    (void)sim;
+const char *sim_disk_rot(const struct sim_disk *disk, enum sim_rot_file file, enum sim_rot rot,
+                         uint64_t *rng) {
+    static const char *const rots[] = {"a flipped bit", "zeros", "a misdirected write", "cut"};
+    static char text[200];
+    struct target t = {.low = 0};
+    uint64_t at = 0;
+    bool done;
     disk_mem_observe(disk->mem, true);
-    switch (rot) {
-    case SIM_ROT_MANIFEST:
-        done = rot_file(disk, SIM_DIR "/MANIFEST", rng, false, &content);
-        break;
-    case SIM_ROT_VOTE:
-        done = rot_file(disk, SIM_DIR "/VOTE", rng, true, &content);
-        break;
-    case SIM_ROT_VOTE_COPY:
-        done = rot_file(disk, SIM_DIR "/VOTE", rng, false, &content);
-        break;
-    default:
-        done = rot_segment(disk, rot, rng, &content);
-    }
+    if (file == SIM_ROT_SEGMENT)
+        done = rot_segment(disk, &t, rot, rng, &at);
+    else if (file == SIM_ROT_MANIFEST)
+        done = rot_manifest(disk, &t, rot, rng, &at);
+    else
+        done = rot_vote(disk, &t, rot, file == SIM_ROT_VOTE, rng, &at);
     disk_mem_observe(disk->mem, false);
-    buffer_free(&content);
-    return done;
+    snprintf(text, sizeof text, "%s of %zu bytes, %sat %" PRIu64 ": %s", t.path,
+             t.content.size_bytes, file == SIM_ROT_VOTE ? "both copies, " : "", at, rots[rot]);
+    buffer_free(&t.content);
+    return done ? text : NULL;
 }

@@ -15,6 +15,7 @@ struct sim_disk {
     unsigned slow;            /* times as long */
     uint64_t stalled_until_us;
     bool full;
+    uint64_t full_until_us;
     /* of the store, in a hundred writes */
     unsigned flushes_itself; /* as RocksDB does when a buffer is full */
     unsigned fails_full;     /* while the disk is full */
@@ -36,15 +37,20 @@ void sim_disk_crash(struct sim *sim, struct sim_disk *disk, bool power, enum dis
 enum sim_rot {
     SIM_ROT_FLIP,      /* one bit */
     SIM_ROT_ZERO,      /* a sector reads as zeros */
-    SIM_ROT_MISDIRECT, /* a sector was written over another one of the same file */
+    SIM_ROT_MISDIRECT, /* a sector of the same file, or of another, was written over this one */
     SIM_ROT_SHORT,     /* a file lost its end */
+    SIM_ROT_N
+};
+enum sim_rot_file {
+    SIM_ROT_SEGMENT,
     SIM_ROT_MANIFEST,
     SIM_ROT_VOTE, /* both copies */
     SIM_ROT_VOTE_COPY,
-    SIM_ROT_N
+    SIM_ROT_FILES
 };
 /* Damages a file of the log where it can be told from a torn write (see the .c); returns what was
- * done, or NULL when there is nothing to damage yet. */
-const char *sim_disk_rot(struct sim *sim, struct sim_disk *disk, enum sim_rot rot, uint64_t *rng);
+ * done, or NULL when there is nothing to damage yet, or nothing changed. */
+const char *sim_disk_rot(const struct sim_disk *disk, enum sim_rot_file file, enum sim_rot rot,
+                         uint64_t *rng);
 
 #endif

@@ -12,8 +12,8 @@
 
 enum fault_kind {
     FAULT_PARTITION, /* two groups */
-    FAULT_ONE_WAY,   /* a member is not heard, or does not hear */
-    FAULT_LINK,      /* one direction between two ends */
+    FAULT_ONE_WAY,   /* an end is not heard, or does not hear */
+    FAULT_LINK,      /* one direction between two ends, or both */
     FAULT_BRIDGE,    /* two groups, and one member that sees both */
     FAULT_FLAP,      /* a link comes and goes */
     FAULT_CLOG,      /* what is on its way waits */
@@ -144,15 +144,35 @@ static unsigned draw_n_nodes(uint64_t *rng) {
     return often[rng_between(rng, 0, sizeof often / sizeof *often - 1)];
 }
 
+/* How spare segments come to be; some segments are so large that one takes several slices. */
+static void draw_spares(struct sim *sim) {
+    uint64_t rng = sim_fork_rng(sim, "spares");
+    sim->fills_beside = rng_between(&rng, 1, 100) <= 80;
+    if (rng_between(&rng, 1, 100) <= 10)
+        sim->segment_bytes = (uint32_t)rng_between(&rng, 17, 32) * 65536;
+}
+
+/* A store that takes what comes in small slices lags behind a busy log, and may hold up its
+ * acknowledgements. */
+static void draw_slices(struct sim *sim) {
+    uint64_t rng = sim_fork_rng(sim, "slices");
+    if (rng_between(&rng, 1, 100) > 40) return;
+    sim->slice_bytes = rng_between(&rng, 500, 8000);
+    if (rng_next(&rng) & 1) sim->node_options.store_lag_bytes = rng_between(&rng, 1000, 100000);
+}
+
 /* What a run may not have, that its promises are well defined. */
 static bool allowed(const struct sim *sim, enum fault_kind kind) {
     bool destroys = kind == FAULT_ROT || kind == FAULT_ROT_DOWN || kind == FAULT_WIPE ||
                     kind == FAULT_WIPE_STORE;
     if (destroys && sim->faults->destroy_at_most == 0) return false;
-    /* --sync none promises nothing over a power cut */
+    /* With --sync none, what was committed may be lost by them, and little is left to judge a run
+     * by: only every other one has them. */
     bool power = kind == FAULT_POWER || kind == FAULT_POWER_AT_CALL || kind == FAULT_POWER_ALL ||
                  kind == FAULT_SYNC_ERROR;
-    return !(power && sim->sync == SIM_SYNC_NONE);
+    if (!power || sim->sync != SIM_SYNC_NONE) return true;
+    uint64_t rng = sim->options.seed;
+    return rng_next(&rng) & 1;
 }
 
 static int by_time(const void *a, const void *b) {
@@ -203,6 +223,14 @@ static void leave_out(struct sim_faults *f, const char *only) {
     }
 }
 
+/* Faults for so long; what follows has its own lengths. */
+static void set_phases(struct sim *sim, uint64_t length_us) {
+    sim->quiet_us = sim->now_us + length_us;
+    sim->healed_us = sim->quiet_us + 4000000 + 8000 * (uint64_t)sim->node_options.election_ms;
+    sim->last_call_us = sim->healed_us + 2000000;
+    sim->end_us = sim->last_call_us + 6000000;
+}
+
 struct sim_faults *sim_faults_new(struct sim *sim) {
     struct sim_faults *f = calloc(1, sizeof *f);
     CHECK(f);
@@ -211,15 +239,16 @@ struct sim_faults *sim_faults_new(struct sim *sim) {
     unsigned n_nodes = draw_n_nodes(&rng);
     sim->n_nodes = sim->options.n_nodes ? sim->options.n_nodes : n_nodes;
     draw_options(sim, &rng);
+    draw_spares(sim);
+    draw_slices(sim);
     uint64_t length_us = rng_between(&rng, 5000000, 22000000);
     if (sim->options.length_us) length_us = sim->options.length_us;
     f->destroy_at_most = (sim->n_nodes - 1) / 2;
-    sim->quiet_us = sim->now_us + length_us;
-    sim->healed_us = sim->quiet_us + 4000000 + 8000 * (uint64_t)sim->node_options.election_ms;
-    sim->last_call_us = sim->healed_us + 2000000;
-    sim->end_us = sim->last_call_us + 6000000;
+    set_phases(sim, length_us);
     uint64_t plan = sim_fork_rng(sim, "plan");
     draw_plan(sim, &plan);
+    uint64_t stop_us = sim->options.stop_us;
+    if (stop_us && stop_us < length_us) set_phases(sim, stop_us);
     if (sim->options.only) leave_out(f, sim->options.only);
     return f;
 }
@@ -233,36 +262,64 @@ void sim_faults_free(struct sim_faults *f) {
 /* ---- Network ----------------------------------------------------------------------------------
  */
 
-/* Each end, clients too, is put on one of two sides; `bridge`, if any, on both. */
-static void partition(struct sim *sim, struct fault *f, unsigned bridge) {
-    uint64_t side = 0;
-    for (unsigned end = 1; end < SIM_MAX_ENDS; end++) side |= dice(f, 0, 1) << end;
-    bool clients_too = dice(f, 0, 1);
-    for (unsigned a = 1; a < SIM_MAX_ENDS; a++) {
-        for (unsigned b = 1; b < SIM_MAX_ENDS; b++) {
-            bool both_clients = a >= SIM_END_CLIENT && b >= SIM_END_CLIENT;
-            bool a_client = a >= SIM_END_CLIENT || b >= SIM_END_CLIENT;
-            if (both_clients || (a_client && !clients_too) || a == bridge || b == bridge) continue;
-            if ((side >> a & 1) != (side >> b & 1))
-                sim_net_block_for(sim, a, b, SIM_CUT, f->length_us);
-        }
-    }
-}
-
-static void one_way(struct sim *sim, struct fault *f) {
-    unsigned who = draw_node(sim, f);
-    bool in = dice(f, 0, 1);
-    for (unsigned k = 1; k <= sim->n_nodes; k++)
-        sim_net_block_for(sim, in ? k : who, in ? who : k, SIM_CUT, f->length_us);
+/* The clients that are there while faults come: the first one is not. */
+static unsigned clients_end(const struct sim *sim) {
+    return SIM_END_CLIENT + sim_clients_n(sim);
 }
 
 static unsigned draw_end(struct sim *sim, struct fault *f) {
     if (dice(f, 1, 4) > 1) return draw_node(sim, f);
-    return (unsigned)dice(f, SIM_END_CLIENT, SIM_MAX_ENDS - 1);
+    return (unsigned)dice(f, SIM_END_CLIENT + 1, clients_end(sim) - 1);
+}
+
+static bool is_there(const struct sim *sim, unsigned end) {
+    return end <= sim->n_nodes || (end > SIM_END_CLIENT && end < clients_end(sim));
+}
+
+/* Two ends that may have a connection, in any order. */
+static void draw_ends(struct sim *sim, struct fault *f, unsigned *a, unsigned *b) {
+    do {
+        *a = draw_end(sim, f);
+        *b = draw_end(sim, f);
+    } while (*a == *b || (*a >= SIM_END_CLIENT && *b >= SIM_END_CLIENT));
+}
+
+/* Each end, clients too, is put on one of two sides; `bridge`, if any, on both. */
+static bool partition(struct sim *sim, struct fault *f, unsigned bridge) {
+    uint64_t side = 0;
+    for (unsigned end = 1; end < SIM_MAX_ENDS; end++) side |= dice(f, 0, 1) << end;
+    unsigned last = dice(f, 0, 1) ? clients_end(sim) - 1 : sim->n_nodes;
+    bool any = false;
+    for (unsigned a = 1; a <= last; a++) {
+        for (unsigned b = 1; b <= last; b++) {
+            bool both_clients = a >= SIM_END_CLIENT && b >= SIM_END_CLIENT;
+            bool same_side = (side >> a & 1) == (side >> b & 1);
+            if (same_side || both_clients || a == bridge || b == bridge) continue;
+            if (!is_there(sim, a) || !is_there(sim, b)) continue;
+            sim_net_block_for(sim, a, b, SIM_CUT, f->length_us);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* An end is not heard, or hears nobody; every other time a member goes on with clients. */
+static bool one_way(struct sim *sim, struct fault *f) {
+    unsigned who = draw_end(sim, f);
+    bool in = dice(f, 0, 1), clients_too = dice(f, 0, 1) && who < SIM_END_CLIENT;
+    unsigned last = clients_too ? clients_end(sim) - 1 : sim->n_nodes;
+    bool any = false;
+    for (unsigned k = 1; k <= last; k++) {
+        if (k == who || !is_there(sim, k)) continue;
+        sim_net_block_for(sim, in ? k : who, in ? who : k, SIM_CUT, f->length_us);
+        any = true;
+    }
+    return any;
 }
 
 static void one_link(struct sim *sim, struct fault *f, enum sim_block how) {
-    unsigned a = draw_node(sim, f), b = draw_end(sim, f);
+    unsigned a, b;
+    draw_ends(sim, f, &a, &b);
     bool both = dice(f, 0, 1);
     sim_net_block_for(sim, a, b, how, f->length_us);
     if (both) sim_net_block_for(sim, b, a, how, f->length_us);
@@ -276,29 +333,35 @@ static void flap(struct sim *sim, void *arg, uint64_t tag) {
     uint64_t down_us = dice(f, 1000, 200000);
     sim_net_block_for(sim, a, b, SIM_CUT, down_us);
     sim_net_block_for(sim, b, a, SIM_CUT, down_us);
-    if (dice(f, 0, 1)) sim_net_break(sim, a, b);
+    if (dice(f, 0, 1)) (void)sim_net_break(sim, a, b);
     sim_after(sim, down_us + dice(f, 1000, 200000), flap, f, tag);
 }
 
-static void undo_delay(struct sim *sim, void *arg, uint64_t ends) {
-    (void)arg;
-    sim_net_delay(sim, (unsigned)(ends >> 8), (unsigned)(ends & 0xff), 0);
-    sim_net_duplicate(sim, (unsigned)(ends >> 8), (unsigned)(ends & 0xff), 0);
+static bool break_some(struct sim *sim, struct fault *f) {
+    unsigned a, b;
+    draw_ends(sim, f, &a, &b);
+    return sim_net_break(sim, a, dice(f, 0, 1) ? b : 0);
 }
 
-static void slow_or_double(struct sim *sim, struct fault *f) {
-    unsigned a = draw_node(sim, f), b = draw_end(sim, f);
+/* From one end to another, or to all members. */
+static void delay(struct sim *sim, struct fault *f) {
+    unsigned a, b;
+    draw_ends(sim, f, &a, &b);
     bool all = dice(f, 0, 2) == 0;
     uint64_t us = dice(f, 1000, 200000);
-    unsigned percent = (unsigned)dice(f, 5, 60);
-    for (unsigned k = 1; k <= sim->n_nodes; k++) {
-        if (k == a || (!all && k != b)) continue;
-        if (f->kind == FAULT_DELAY)
-            sim_net_delay(sim, a, k, us);
-        else
-            sim_net_duplicate(sim, a, k, percent);
-        sim_after(sim, f->length_us, undo_delay, NULL, (uint64_t)a << 8 | k);
-    }
+    sim_net_delay_for(sim, a, b, us, f->length_us);
+    for (unsigned k = 1; k <= sim->n_nodes && all; k++)
+        if (k != a && k != b) sim_net_delay_for(sim, a, k, us, f->length_us);
+}
+
+static bool duplicate(struct sim *sim, struct fault *f) {
+    if (sim->n_nodes < 2) return false;
+    unsigned a = draw_node(sim, f), b = draw_node(sim, f), percent = (unsigned)dice(f, 5, 60);
+    bool all = dice(f, 0, 2) == 0;
+    if (a == b) b = a % sim->n_nodes + 1;
+    for (unsigned k = 1; k <= sim->n_nodes; k++)
+        if (k != a && (all || k == b)) sim_net_duplicate_for(sim, a, k, percent, f->length_us);
+    return true;
 }
 
 /* ---- Members ----------------------------------------------------------------------------------
@@ -310,12 +373,11 @@ static enum disk_mem_loss draw_loss(struct fault *f) {
     return losses[dice(f, 0, 3)];
 }
 
-static void end_and_start(struct sim *sim, struct fault *f, struct sim_member *m,
-                          enum sim_death how) {
-    (void)sim;
-    if (!m->running) return;
+static bool end_and_start(struct fault *f, struct sim_member *m, enum sim_death how) {
+    if (!m->running) return false;
     sim_member_end(m, how, draw_loss(f));
     sim_member_start_after(m, dice(f, 0, 3) ? dice(f, 20000, 800000) : f->length_us * 2);
+    return true;
 }
 
 static void resume(struct sim *sim, void *arg, uint64_t life) {
@@ -324,10 +386,11 @@ static void resume(struct sim *sim, void *arg, uint64_t life) {
     if (m->life == life) sim_member_resume(m);
 }
 
-static void pause_member(struct sim *sim, struct fault *f, struct sim_member *m) {
-    if (!m->running || m->paused) return;
+static bool pause_member(struct sim *sim, struct fault *f, struct sim_member *m) {
+    if (!m->running || m->paused) return false;
     sim_member_pause(m, f->length_us);
     sim_after(sim, f->length_us, resume, m, m->life);
+    return true;
 }
 
 static void stop_member(struct sim *sim, void *arg, uint64_t life) {
@@ -353,22 +416,24 @@ static void power_off(struct sim *sim, void *arg, uint64_t tag) {
     sim_member_start_after(m, sim_draw(sim, 20000, 800000));
 }
 
-static void transfer(struct sim *sim, struct sim_member *m, uint64_t to) {
+static bool transfer(struct sim *sim, struct sim_member *m, uint64_t to) {
     struct node_event ev = {.type = NODE_EV_TRANSFER, .peer = to};
     if (m->running) sim_node_post(sim, m->id, &ev);
+    return m->running;
 }
 
-static void undo_slow(struct sim *sim, void *arg, uint64_t tag) {
+static void undo_slow(struct sim *sim, void *arg, uint64_t by) {
     struct sim_member *m = arg;
     (void)sim;
-    (void)tag;
-    m->disk.slow = 1;
+    if (m->disk.slow > by) m->disk.slow -= (unsigned)by; /* not healed meanwhile */
 }
 
 static void undo_full(struct sim *sim, void *arg, uint64_t tag) {
     struct sim_member *m = arg;
     (void)tag;
-    if (m->disk.full) sim_disk_set_full(sim, &m->disk, false);
+    /* a wiped disk may have been filled anew */
+    bool due = sim->now_us >= m->disk.full_until_us;
+    if (m->disk.full && due) sim_disk_set_full(sim, &m->disk, false);
 }
 
 static void clock_fault(struct fault *f, struct sim_member *m) {
@@ -412,17 +477,18 @@ static bool rot(struct sim *sim, struct fault *f, struct sim_member *m) {
     if (!was_founded(sim) || !may_destroy(sim, m)) return false;
     bool down = f->kind == FAULT_ROT_DOWN;
     if (down && m->running)
-        end_and_start(sim, f, m,
-                      dice(f, 0, 1) && sim->sync != SIM_SYNC_NONE ? SIM_POWER : SIM_KILL);
+        end_and_start(f, m, dice(f, 0, 1) && allowed(sim, FAULT_POWER) ? SIM_POWER : SIM_KILL);
     const char *done = NULL;
+    enum sim_rot_file file = SIM_ROT_SEGMENT;
     for (int tries = 0; !done && tries < ROT_TRIES; tries++) {
-        enum sim_rot most = dice(f, 0, 2) ? SIM_ROT_SHORT : SIM_ROT_N - 1;
-        enum sim_rot kind = (enum sim_rot)dice(f, 0, most);
-        done = sim_disk_rot(sim, &m->disk, kind, &f->dice);
+        enum sim_rot_file most = dice(f, 0, 2) ? SIM_ROT_SEGMENT : SIM_ROT_FILES - 1;
+        file = (enum sim_rot_file)dice(f, 0, most);
+        enum sim_rot kind = (enum sim_rot)dice(f, 0, SIM_ROT_N - 1);
+        done = sim_disk_rot(&m->disk, file, kind, &f->dice);
     }
     if (!done) return false;
     sim_trace(sim, (unsigned)m->id, "rot: %s", done);
-    sim_member_damaged(m, SIM_DISK_DAMAGED);
+    sim_member_damaged(m, file == SIM_ROT_VOTE_COPY ? SIM_VOTE_COPY_DAMAGED : SIM_DISK_DAMAGED);
     /* what a start makes of it */
     if (!down && dice(f, 0, 1)) sim_after(sim, dice(f, 0, 200000), kill_member, m, m->life);
     return true;
@@ -430,13 +496,13 @@ static bool rot(struct sim *sim, struct fault *f, struct sim_member *m) {
 
 static bool wipe(struct sim *sim, struct fault *f, struct sim_member *m) {
     if (!was_founded(sim) || !may_destroy(sim, m)) return false;
-    if (m->running) end_and_start(sim, f, m, SIM_KILL);
+    end_and_start(f, m, SIM_KILL);
     bool store_only = f->kind == FAULT_WIPE_STORE;
     bool log_only = !store_only && dice(f, 0, 3) == 0;
     sim_trace(sim, (unsigned)m->id, "wiped:%s%s", store_only ? "" : " log",
               log_only ? "" : " store");
     sim_disk_wipe(&m->disk, !store_only, !log_only);
-    sim_member_damaged(m, SIM_DISK_WIPED);
+    sim_member_damaged(m, store_only ? SIM_STORE_WIPED : SIM_DISK_WIPED);
     sim_member_start_after(m, f->length_us); /* should it have given up before */
     return true;
 }
@@ -444,20 +510,23 @@ static bool wipe(struct sim *sim, struct fault *f, struct sim_member *m) {
 /* ---- Doing ------------------------------------------------------------------------------------
  */
 
-static void power_all(struct sim *sim, struct fault *f) {
+static bool power_all(struct sim *sim, struct fault *f) {
+    bool any = false;
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         struct sim_member *m = sim_member(sim, id);
         if (!m->running) continue;
         sim_member_end(m, SIM_POWER, draw_loss(f));
         sim_member_start_after(m, dice(f, 100000, 1500000));
+        any = true;
     }
+    return any;
 }
 
 static void end_leader(struct sim *sim, void *arg, uint64_t life) {
     struct sim_member *m = arg;
     if (sim->quiet || !m->running || m->life != life) return;
     sim_trace(sim, (unsigned)m->id, "regicide");
-    bool power = sim->sync != SIM_SYNC_NONE && sim_chance(sim, 50);
+    bool power = allowed(sim, FAULT_POWER) && sim_chance(sim, 50);
     sim_member_end(m, power ? SIM_POWER : SIM_KILL, DISK_LOSE_RANDOM);
     sim_member_start_after(m, sim_draw(sim, 10000, 1000000));
 }
@@ -469,24 +538,27 @@ static void new_leader(struct sim *sim, uint64_t id) {
 }
 
 static bool disk_fault(struct sim *sim, struct fault *f, struct sim_member *m) {
+    unsigned slower;
     switch (f->kind) {
     case FAULT_SLOW_DISK:
-        m->disk.slow = (unsigned)dice(f, 2, 60);
-        sim_after(sim, f->length_us * 2, undo_slow, m, 0);
+        slower = (unsigned)dice(f, 1, 59);
+        m->disk.slow += slower;
+        sim_after(sim, f->length_us * 2, undo_slow, m, slower);
         return true;
     case FAULT_STALL:
+        if (m->disk.stalled_until_us >= sim->now_us + f->length_us) return false;
         m->disk.stalled_until_us = sim->now_us + f->length_us;
         return true;
     case FAULT_FULL:
         if (m->disk.full) return false;
         sim_disk_set_full(sim, &m->disk, true);
+        m->disk.full_until_us = sim->now_us + f->length_us * 2;
         sim_after(sim, f->length_us * 2, undo_full, m, 0);
         return true;
     case FAULT_WRITE_ERROR:
         disk_mem_fail_writes(m->disk.mem, 1);
         return true;
     case FAULT_SYNC_ERROR:
-        m->damage |= SIM_DISK_LIED;
         disk_mem_fail_syncs(m->disk.mem, 1);
         /* what the page cache only pretends to have is gone with the power */
         if (dice(f, 0, 1)) sim_after(sim, dice(f, 1000, 4000000), power_off, m, 0);
@@ -501,25 +573,20 @@ static bool disk_fault(struct sim *sim, struct fault *f, struct sim_member *m) {
 static bool member_fault(struct sim *sim, struct fault *f, struct sim_member *m) {
     switch (f->kind) {
     case FAULT_POWER:
-        end_and_start(sim, f, m, SIM_POWER);
-        return true;
+        return end_and_start(f, m, SIM_POWER);
     case FAULT_KILL:
-        end_and_start(sim, f, m, SIM_KILL);
-        return true;
+        return end_and_start(f, m, SIM_KILL);
     case FAULT_STOP:
-        transfer(sim, m, 0);
         sim_after(sim, dice(f, 0, 600000), stop_member, m, m->life);
-        return true;
+        return transfer(sim, m, 0);
     case FAULT_PAUSE:
-        pause_member(sim, f, m);
-        return true;
+        return pause_member(sim, f, m);
     case FAULT_CLOCK_JUMP:
     case FAULT_CLOCK_DRIFT:
         clock_fault(f, m);
         return true;
     case FAULT_TRANSFER:
-        transfer(sim, m, dice(f, 0, sim->n_nodes));
-        return true;
+        return transfer(sim, m, dice(f, 0, sim->n_nodes));
     case FAULT_ROT:
     case FAULT_ROT_DOWN:
         return rot(sim, f, m);
@@ -533,16 +600,16 @@ static bool member_fault(struct sim *sim, struct fault *f, struct sim_member *m)
 
 /* True: it was of the network, or of all, and *done says whether it happened. */
 static bool wide_fault(struct sim *sim, struct fault *f, bool *done) {
-    unsigned a; /* drawn first, whatever the compiler does with arguments */
+    unsigned a, b;
     switch (f->kind) {
     case FAULT_PARTITION:
-        partition(sim, f, 0);
+        *done = partition(sim, f, 0);
         return true;
     case FAULT_BRIDGE:
-        partition(sim, f, draw_node(sim, f));
+        *done = partition(sim, f, draw_node(sim, f));
         return true;
     case FAULT_ONE_WAY:
-        one_way(sim, f);
+        *done = one_way(sim, f);
         return true;
     case FAULT_LINK:
         one_link(sim, f, SIM_CUT);
@@ -552,19 +619,20 @@ static bool wide_fault(struct sim *sim, struct fault *f, bool *done) {
         return true;
     case FAULT_FLAP:
         f->times = (unsigned)dice(f, 2, 20);
-        a = draw_node(sim, f);
-        flap(sim, f, (uint64_t)a << 8 | draw_node(sim, f));
+        draw_ends(sim, f, &a, &b);
+        flap(sim, f, (uint64_t)a << 8 | b);
         return true;
     case FAULT_BREAK:
-        a = draw_end(sim, f);
-        sim_net_break(sim, a, dice(f, 0, 1) ? draw_node(sim, f) : 0);
+        *done = break_some(sim, f);
         return true;
     case FAULT_DELAY:
+        delay(sim, f);
+        return true;
     case FAULT_DUPLICATE:
-        slow_or_double(sim, f);
+        *done = duplicate(sim, f);
         return true;
     case FAULT_POWER_ALL:
-        power_all(sim, f);
+        *done = power_all(sim, f);
         return true;
     case FAULT_USURP:
         *done = sim_usurp(sim, &f->usurp, f->dice);
@@ -580,6 +648,7 @@ static bool wide_fault(struct sim *sim, struct fault *f, bool *done) {
 static void happen(struct sim *sim, void *arg, uint64_t tag) {
     struct fault *f = arg;
     (void)tag;
+    if (sim->quiet) return; /* --stop-ms */
     unsigned who = draw_node(sim, f);
     sim_trace(sim, 0, "fault %u: %s, member %u, %" PRIu64 " ms", f->number, kinds[f->kind].name,
               who, f->length_us / 1000);
@@ -620,6 +689,10 @@ void sim_faults_quiet(struct sim *sim) {
 
 size_t sim_faults_n(const struct sim *sim) {
     return sim->faults->n;
+}
+
+bool sim_faults_left_out(const struct sim *sim, size_t number) {
+    return sim->faults->items[number].left_out;
 }
 
 const uint64_t *sim_faults_counts(const struct sim *sim) {

@@ -1,6 +1,6 @@
 /* sim_faults.h: what goes wrong in a run. The plan is drawn at the beginning, before anything
- * happens, so that any part of it can be left out (--shrink, --only): which kinds of fault this run
- * has at all, how often each, and then the list of faults: when, whom, how long.
+ * happens, so that any part of it can be left out (--shrink, --only, --stop-ms): which kinds of
+ * fault this run has at all, how often each, and then the list of faults: when, whom, how long.
  * Hides: the kinds, and how each is done and undone. */
 #ifndef SIM_FAULTS_H
 #define SIM_FAULTS_H
@@ -14,6 +14,7 @@ void sim_faults_start(struct sim *sim); /* members and plan; once, before the fi
 void sim_faults_quiet(struct sim *sim);
 
 size_t sim_faults_n(const struct sim *sim);
+bool sim_faults_left_out(const struct sim *sim, size_t number); /* --only */
 enum { SIM_MAX_FAULT_KINDS = 40 };
 /* How often each kind happened, by number; their names. */
 const uint64_t *sim_faults_counts(const struct sim *sim);

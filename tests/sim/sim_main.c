@@ -35,6 +35,12 @@ static void replay_command(const struct sim_options *o, char *out, size_t size) 
     if (o->n_nodes) n += snprintf(out + n, size - (size_t)n, " --nodes %u", o->n_nodes);
     if (o->length_us)
         n += snprintf(out + n, size - (size_t)n, " --ms %" PRIu64, o->length_us / 1000);
+    if (o->stop_us)
+        n += snprintf(out + n, size - (size_t)n, " --stop-ms %" PRIu64, o->stop_us / 1000);
+#ifdef REPLOG_MUTANT
+    if (replog_mutant)
+        n += snprintf(out + n, size - (size_t)n, " --mutant %s", mutant_name(replog_mutant));
+#endif
     if (o->only) snprintf(out + n, size - (size_t)n, " --only %s", o->only[0] ? o->only : "none");
 }
 
@@ -265,29 +271,65 @@ static int run_many(const struct sim_options *options, uint64_t from, uint64_t t
     return t.failed ? 1 : 0;
 }
 
-/* ---- Shrinking: fewer faults, a shorter run, still failing -------------------------------------
+/* ---- Shrinking: fewer faults, a shorter run, and the same promise broken -----------------------
  */
 
-static unsigned n_tries;
+enum { TAG_BYTES = 160 };
 
-static bool still_fails(const struct sim_options *options) {
-    int fds[2];
-    n_tries++;
+struct shrinking {
+    struct sim_options options; /* its `stop_us`: as early as was found */
+    char tag[TAG_BYTES];        /* of the failure that is looked for */
+    unsigned *list;             /* the faults that are left */
+    size_t n;
+    uint64_t length_ms; /* with faults, in the run as it was */
+    unsigned n_tries;
+};
+
+/* In the child that tries a run. */
+static void tell_failure(const struct sim *sim, const char *text) {
+    (void)sim;
+    fprintf(stderr, "%s\n", text);
+}
+
+/* The first line that was said, and of a promise's its name in brackets only. */
+static void read_tag(int fd, char tag[TAG_BYTES]) {
+    char rest[4096];
+    size_t n = 0;
+    ssize_t got;
+    do {
+        bool full = n == TAG_BYTES - 1;
+        got = full ? read(fd, rest, sizeof rest) : read(fd, tag + n, TAG_BYTES - 1 - n);
+        if (got > 0 && !full) n += (size_t)got;
+    } while (got > 0 || (got < 0 && errno == EINTR));
+    tag[n] = 0;
+    tag[strcspn(tag, "\n")] = 0;
+    char *end = strchr(tag, ']');
+    if (tag[0] == '[' && end) end[1] = 0;
+}
+
+/* Runs it in a child. False: it does not fail. The tag is a promise's name, a broken invariant's
+ * place, or how the process ended. */
+static bool find_tag(const struct sim_options *options, char tag[TAG_BYTES]) {
+    int fds[2], status;
     CHECK(pipe(fds) == 0);
     fflush(stdout);
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
         struct result r;
-        CHECK(freopen("/dev/null", "w", stdout) != NULL);
+        CHECK(freopen("/dev/null", "w", stdout) != NULL && dup2(fds[1], STDERR_FILENO) >= 0);
+        close(fds[0]);
+        close(fds[1]);
+        sim_on_fail(tell_failure);
         alarm(HANG_S);
         run_one(options, &r);
         _exit(0);
     }
-    close(fds[0]);
     close(fds[1]);
-    int status;
+    read_tag(fds[0], tag);
+    close(fds[0]);
     CHECK(waitpid(pid, &status, 0) == pid);
+    if (!*tag) snprintf(tag, TAG_BYTES, "wait status %d", status);
     return !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
@@ -296,64 +338,97 @@ static void list_text(const unsigned *list, size_t n, char *out) {
     for (size_t i = 0; i < n; i++) out += sprintf(out, "%s%u", i ? "," : "", list[i]);
 }
 
-static bool fails_with(struct sim_options options, const unsigned *list, size_t n) {
-    char *text = malloc(12 * n + 1);
+static bool still_fails(struct shrinking *s, const unsigned *list, size_t n, uint64_t stop_us) {
+    struct sim_options options = s->options;
+    char tag[TAG_BYTES], *text = malloc(12 * n + 1);
     CHECK(text);
     list_text(list, n, text);
     options.only = text;
-    bool fails = still_fails(&options);
+    options.stop_us = stop_us;
+    s->n_tries++;
+    bool fails = find_tag(&options, tag) && strcmp(tag, s->tag) == 0;
     free(text);
     return fails;
 }
 
 /* Takes away ever smaller parts of the list while the run still fails. */
-static size_t thin_out(const struct sim_options *options, unsigned *list, size_t n) {
+static bool thin_out(struct shrinking *s) {
+    size_t n = s->n, before = n;
     unsigned *trial = malloc((n + 1) * sizeof *trial);
     CHECK(trial);
     for (size_t part = (n + 1) / 2; part >= 1 && n > 0; part /= 2) {
         for (size_t at = 0; at < n;) {
             size_t gone = n - at < part ? n - at : part;
-            memcpy(trial, list, at * sizeof *list);
-            memcpy(trial + at, list + at + gone, (n - at - gone) * sizeof *list);
-            if (fails_with(*options, trial, n - gone)) {
+            memcpy(trial, s->list, at * sizeof *trial);
+            memcpy(trial + at, s->list + at + gone, (n - at - gone) * sizeof *trial);
+            if (still_fails(s, trial, n - gone, s->options.stop_us)) {
                 n -= gone;
-                memcpy(list, trial, n * sizeof *list);
+                memcpy(s->list, trial, n * sizeof *trial);
             } else {
                 at += gone;
             }
         }
     }
     free(trial);
-    return n;
+    s->n = n;
+    return n < before;
 }
 
-static int shrink(struct sim_options options) {
-    if (!still_fails(&options)) {
-        printf("seed %" PRIu64 " does not fail\n", options.seed);
-        return 0;
+static uint64_t stop_ms(const struct shrinking *s) {
+    return s->options.stop_us ? s->options.stop_us / 1000 : s->length_ms;
+}
+
+/* Lets faults end as early as the run still fails. */
+static bool shorten(struct shrinking *s) {
+    uint64_t low = 0, high = stop_ms(s), before = high;
+    while (low + 1 < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (still_fails(s, s->list, s->n, middle * 1000))
+            high = middle;
+        else
+            low = middle;
     }
-    struct sim *sim = sim_new(&options);
+    if (high < before) s->options.stop_us = high * 1000;
+    return high < before;
+}
+
+static void shrink_begin(struct shrinking *s) {
+    struct sim *sim = sim_new(&s->options);
     sim_faults_new(sim);
-    size_t n = sim_faults_n(sim), before = n;
-    uint64_t length_us = sim->quiet_us - sim->now_us;
+    size_t n = sim_faults_n(sim);
+    s->length_ms = (sim->quiet_us - sim->now_us + 999) / 1000;
+    s->list = malloc((n + 1) * sizeof *s->list);
+    CHECK(s->list);
+    for (size_t i = 0; i < n; i++)
+        if (!sim_faults_left_out(sim, i)) s->list[s->n++] = (unsigned)i;
     sim_faults_free(sim->faults);
     sim_free(sim);
-    unsigned *list = malloc((n + 1) * sizeof *list);
-    char *text = malloc(12 * n + 16);
-    CHECK(list && text);
-    for (size_t i = 0; i < n; i++) list[i] = (unsigned)i;
-    n = thin_out(&options, list, n);
-    n = thin_out(&options, list, n);
-    list_text(list, n, text);
-    options.only = text;
-    printf("%zu of %zu faults are left after %u tries (%" PRIu64 " ms with faults)\n", n, before,
-           n_tries, length_us / 1000);
-    char command[8192];
-    replay_command(&options, command, sizeof command);
+}
+
+static int shrink(const struct sim_options *options) {
+    struct shrinking s = {.options = *options};
+    if (!find_tag(options, s.tag)) {
+        printf("seed %" PRIu64 " does not fail\n", options->seed);
+        return 0;
+    }
+    shrink_begin(&s);
+    size_t n_before = s.n;
+    bool smaller;
+    do {
+        smaller = shorten(&s);
+        smaller |= thin_out(&s);
+    } while (smaller);
+    char *text = malloc(12 * s.n + 1), command[8192];
+    CHECK(text);
+    list_text(s.list, s.n, text);
+    s.options.only = text;
+    printf("%zu of %zu faults in %" PRIu64 " of %" PRIu64 " ms are left after %u tries\n", s.n,
+           n_before, stop_ms(&s), s.length_ms, s.n_tries);
+    replay_command(&s.options, command, sizeof command);
     printf("%s --trace\n", command);
     struct result r;
     fflush(stdout);
-    run_one(&options, &r); /* says how it fails */
+    run_one(&s.options, &r); /* says how it fails */
     return 1;
 }
 
@@ -366,10 +441,11 @@ static const char help[] =
     "Runs whole clusters of the real code in virtual time, with faults of every kind.\n"
     "  --nodes N    1 to 7 members; else drawn\n"
     "  --ms N       length of the time with faults, in virtual milliseconds; else drawn\n"
+    "  --stop-ms N  faults and load end so early, after the plan was drawn: it stays what it is\n"
     "  --only LIST  of the plan's faults only those numbers (--shrink finds them); none: no fault\n"
     "  --trace      tells the story\n"
     "  --results    a line for each seed that passes\n"
-    "  --shrink     looks for a smaller plan of faults that still fails\n"
+    "  --shrink     looks for fewer faults and a shorter run that break the same promise\n"
     "  --mutant M   with that deliberate bug, by name or number (built with -DREPLOG_MUTANT=0)\n"
     "  --list-mutants\n";
 
@@ -438,6 +514,8 @@ int main(int argc, char **argv) {
             options.n_nodes = (unsigned)number(arg, value);
         } else if (strcmp(arg, "--ms") == 0) {
             options.length_us = number(arg, value) * 1000;
+        } else if (strcmp(arg, "--stop-ms") == 0) {
+            options.stop_us = number(arg, value) * 1000;
         } else if (strcmp(arg, "--only") == 0) {
             options.only = value ? value : "";
         } else if (strcmp(arg, "--mutant") == 0) {
@@ -472,7 +550,7 @@ int main(int argc, char **argv) {
     }
     sim_on_fail(report_failure);
     if (many) return run_many(&options, from, to, jobs, max_failures);
-    if (wants_shrink) return shrink(options);
+    if (wants_shrink) return shrink(&options);
     struct result r;
     run_one(&options, &r);
     print_result(&r);

@@ -67,7 +67,7 @@ struct sim_net {
     struct sim_conn *recent[256]; /* by id: where most are found */
     unsigned blocks[SIM_MAX_ENDS][SIM_MAX_ENDS];
     uint64_t extra_us[SIM_MAX_ENDS][SIM_MAX_ENDS];
-    unsigned duplicate[SIM_MAX_ENDS][SIM_MAX_ENDS];
+    uint64_t duplicate[SIM_MAX_ENDS][SIM_MAX_ENDS]; /* percent */
     struct dialer dialers[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
 };
 
@@ -258,8 +258,8 @@ static void deliver_stream(struct sim_conn *c, const struct packet *p) {
     struct peer_msg msg;
     replog_error err;
     if (peer_decode(p->data, p->n, c->ends[1], &msg, &err) != REPLOG_OK)
-        sim_fail(sim, "a message of member %u cannot be decoded by member %u: %s", c->ends[0],
-                 c->ends[1], err.text);
+        sim_fail(sim, "[codec] a message of member %u cannot be decoded by member %u: %s",
+                 c->ends[0], c->ends[1], err.text);
     struct node_event ev = {.type = NODE_EV_PEER_MESSAGE, .stream = c->id, .msg = &msg};
     sim_node_post(sim, c->ends[1], &ev);
     blob_unref(msg.blocks.blob);
@@ -292,8 +292,9 @@ static void deliver_copy(struct sim *sim, void *arg, uint64_t tag) {
 /* Some of a stream's messages come twice, the second time behind others. */
 static void duplicate(struct sim_conn *c, int side, const struct packet *p) {
     struct sim *sim = c->sim;
-    unsigned percent = sim->net->duplicate[c->ends[side]][c->ends[1 - side]];
-    if (!percent || !c->is_stream || p->kind != PACKET_BYTES || !chance(sim, percent)) return;
+    uint64_t percent = sim->net->duplicate[c->ends[side]][c->ends[1 - side]];
+    if (!percent || !c->is_stream || p->kind != PACKET_BYTES) return;
+    if (!chance(sim, (unsigned)percent)) return;
     struct packet *copy = malloc(sizeof *copy + p->n + 1);
     CHECK(copy);
     memcpy(copy, p, sizeof *copy + p->n + 1);
@@ -344,8 +345,8 @@ static void notice(struct sim *sim, void *arg, uint64_t side) {
 }
 
 /* Each side learns of it some time; what is on its way is lost, or comes late. */
-static void break_conn(struct sim_conn *c) {
-    if (c->broken) return;
+static bool break_conn(struct sim_conn *c) {
+    if (c->broken) return false;
     struct sim *sim = c->sim;
     c->broken = true;
     bool late = chance(sim, 50);
@@ -356,6 +357,7 @@ static void break_conn(struct sim_conn *c) {
         c->last_due_us[side] += behind_us;
         later(c, draw(sim, 0, side ? 500000 : 60000), notice, (uint64_t)side);
     }
+    return true;
 }
 
 static bool between(const struct sim_conn *c, unsigned a, unsigned b) {
@@ -363,9 +365,11 @@ static bool between(const struct sim_conn *c, unsigned a, unsigned b) {
     return (c->ends[0] == a && c->ends[1] == b) || (c->ends[0] == b && c->ends[1] == a);
 }
 
-void sim_net_break(struct sim *sim, unsigned a, unsigned b) {
+bool sim_net_break(struct sim *sim, unsigned a, unsigned b) {
+    bool any = false;
     for (struct sim_conn *c = sim->net->conns; c; c = c->next)
-        if (between(c, a, b)) break_conn(c);
+        if (between(c, a, b)) any |= break_conn(c);
+    return any;
 }
 
 /* Keepalive: blocked ever since? */
@@ -414,8 +418,36 @@ void sim_net_delay(struct sim *sim, unsigned from, unsigned to, uint64_t extra_u
     sim->net->extra_us[from][to] = extra_us;
 }
 
-void sim_net_duplicate(struct sim *sim, unsigned from, unsigned to, unsigned percent) {
-    sim->net->duplicate[from][to] = percent;
+static uint64_t pack(unsigned from, unsigned to, uint64_t amount) {
+    return amount << 16 | (uint64_t)from << 8 | to;
+}
+
+/* Takes the tag's amount away again, if it was not healed meanwhile. */
+static void take_back(uint64_t amounts[SIM_MAX_ENDS][SIM_MAX_ENDS], uint64_t tag) {
+    uint64_t *there = &amounts[tag >> 8 & 0xff][tag & 0xff], amount = tag >> 16;
+    *there -= amount < *there ? amount : *there;
+}
+
+static void undo_delay(struct sim *sim, void *arg, uint64_t tag) {
+    (void)arg;
+    take_back(sim->net->extra_us, tag);
+}
+
+void sim_net_delay_for(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us,
+                       uint64_t length_us) {
+    sim->net->extra_us[from][to] += extra_us;
+    sim_after(sim, length_us, undo_delay, NULL, pack(from, to, extra_us));
+}
+
+static void undo_duplicate(struct sim *sim, void *arg, uint64_t tag) {
+    (void)arg;
+    take_back(sim->net->duplicate, tag);
+}
+
+void sim_net_duplicate_for(struct sim *sim, unsigned from, unsigned to, unsigned percent,
+                           uint64_t length_us) {
+    sim->net->duplicate[from][to] += percent;
+    sim_after(sim, length_us, undo_duplicate, NULL, pack(from, to, percent));
 }
 
 void sim_net_heal(struct sim *sim) {

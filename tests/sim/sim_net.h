@@ -1,6 +1,7 @@
 /* sim_net.h: the network: streams between members, connections of clients (sim.h), and what goes
  * wrong with both. Bytes of one direction arrive in order; a connection that breaks may lose what
- * is on its way, or deliver it late, beside the next connection.
+ * is on its way, or deliver it late, beside the next connection. A message is lost in no other way:
+ * under replog is TCP, where whatever is not delivered ends the connection.
  * Hides: connections, dialling, packets. */
 #ifndef SIM_NET_H
 #define SIM_NET_H
@@ -45,9 +46,14 @@ void sim_net_unblock(struct sim *sim, unsigned from, unsigned to);
 void sim_net_block_for(struct sim *sim, unsigned from, unsigned to, enum sim_block how,
                        uint64_t length_us);
 void sim_net_delay(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us);
-void sim_net_duplicate(struct sim *sim, unsigned from, unsigned to, unsigned percent);
-/* Breaks the connections between both; 0 for `b`: all of a's. */
-void sim_net_break(struct sim *sim, unsigned a, unsigned b);
+/* On top of what others add. */
+void sim_net_delay_for(struct sim *sim, unsigned from, unsigned to, uint64_t extra_us,
+                       uint64_t length_us);
+/* Messages of streams only: of a client's connection the bytes are TCP's. */
+void sim_net_duplicate_for(struct sim *sim, unsigned from, unsigned to, unsigned percent,
+                           uint64_t length_us);
+/* Breaks the connections between both; 0 for `b`: all of a's. False: there is none. */
+bool sim_net_break(struct sim *sim, unsigned a, unsigned b);
 /* All is well again. */
 void sim_net_heal(struct sim *sim);
 

@@ -8,13 +8,19 @@
 #include "base/clock.h"
 #include "sim_net.h"
 #include "sim_watch.h"
+#include "wal/vote.h"
 
 enum {
     TICK_MS = 15, /* as server/node_thread.c */
     HELD_MS = 2,
     TURN_US = 30, /* from an event's arrival to its turn, at least; what comes meanwhile joins it */
-    RESERVE_BYTES = 128 << 10
+    RESERVE_BYTES = 128 << 10,
+    /* between two slices of a spare: server/fill_thread.c takes 50 ms, or less while the log grows
+     */
+    FILL_LOW_US = 2000,
+    FILL_HIGH_US = 80000
 };
+enum { EXCUSES = SIM_DISK_WIPED | SIM_DISK_DAMAGED | SIM_STORE_WIPED };
 
 struct sim_member *sim_member(const struct sim *sim, uint64_t id) {
     CHECK(id >= 1 && id <= sim->n_nodes);
@@ -302,6 +308,63 @@ static bool worker_more(void *user) {
     return false; /* all jobs are pushed at once */
 }
 
+/* ---- The filling thread: spare segments beside the log, as server/fill_thread.c */
+
+static void fill_step(struct sim *sim, void *arg, uint64_t life);
+
+static void want_fill(struct sim_member *m) {
+    uint64_t pace_us = sim_draw(m->sim, FILL_LOW_US, FILL_HIGH_US);
+    sim_after(m->sim, pace_us + sim_disk_latency_us(m->sim, &m->disk), fill_step, m, m->life);
+}
+
+static bool has_room(const struct sim_member *m) {
+    const struct disk *disk = disk_mem_table(m->disk.mem);
+    uint64_t free_bytes = 0;
+    return disk->free_bytes(disk->ctx, SIM_DIR, &free_bytes, NULL) == REPLOG_OK &&
+           free_bytes > RESERVE_BYTES + RESERVE_BYTES / 2;
+}
+
+/* One slice; the process may end between two of them, or in one. */
+static void fill_step(struct sim *sim, void *arg, uint64_t life) {
+    struct sim_member *m = arg;
+    if (!m->running || life != m->life) return;
+    if (m->paused) {
+        sim_after(sim, m->resume_us - sim->now_us + 10, fill_step, m, life);
+        return;
+    }
+    unsigned before = sim_set_speaker((unsigned)m->id);
+    struct sim_filler *f = &m->filler;
+    replog_error err = {.text = "the disk is nearly full"};
+    bool goes_on = has_room(m) && wal_spare_fill(m->wal, &f->spare, &err) == REPLOG_OK;
+    sim_note(sim, (unsigned)m->id, "fills spare, up to", f->spare.number, f->spare.size_bytes);
+    if (!goes_on) sim_trace(sim, (unsigned)m->id, "no spare is filled: %s", err.text);
+    f->done = !goes_on || f->spare.full;
+    if (!f->done) want_fill(m);
+    sim_set_speaker(before);
+    settle(m);
+}
+
+static void worker_fill(void *user, const struct wal_spare *spare) {
+    struct sim_member *m = user;
+    CHECK(!m->filler.busy);
+    m->filler = (struct sim_filler){.spare = *spare, .busy = true};
+    want_fill(m);
+}
+
+static bool worker_filled(void *user, struct wal_spare *spare) {
+    struct sim_filler *f = &((struct sim_member *)user)->filler;
+    if (!f->done) return false;
+    *spare = f->spare;
+    *f = (struct sim_filler){0};
+    return true;
+}
+
+/* With the process: what it has made is left for the next start to remove. */
+static void drop_filler(struct sim_member *m) {
+    if (m->filler.spare.file) disk_mem_table(m->disk.mem)->close(m->filler.spare.file);
+    m->filler = (struct sim_filler){0};
+}
+
 /* ---- The apply thread */
 
 static void apply_step(struct sim *sim, void *arg, uint64_t life) {
@@ -390,7 +453,13 @@ void sim_member_start_after(struct sim_member *m, uint64_t delay_us) {
 
 static replog_status open_member(struct sim_member *m, replog_error *err) {
     static const struct apply_worker_ops apply_ops = {.post = worker_post, .fatal = worker_fatal};
-    static const struct log_worker_ops log_ops = {
+    static const struct log_worker_ops beside = {.post = worker_post,
+                                                 .fatal = worker_fatal,
+                                                 .now_ms = worker_now_ms,
+                                                 .more = worker_more,
+                                                 .fill = worker_fill,
+                                                 .filled = worker_filled};
+    static const struct log_worker_ops alone = {
         .post = worker_post, .fatal = worker_fatal, .now_ms = worker_now_ms, .more = worker_more};
     struct sim *sim = m->sim;
     struct wal_options wo = {.disk = disk_mem_table(m->disk.mem),
@@ -416,11 +485,12 @@ static replog_status open_member(struct sim_member *m, replog_error *err) {
                                     .dir = SIM_DIR,
                                     .sync = modes[sim->sync],
                                     .reserve_bytes = RESERVE_BYTES,
-                                    .ops = &log_ops,
+                                    .ops = sim->fills_beside ? &beside : &alone,
                                     .user = m};
     m->log = log_worker_new(&lo);
     CHECK(m->log);
-    m->apply = (struct apply_worker){.applier = m->applier, .ops = &apply_ops, .user = m};
+    m->apply = (struct apply_worker){
+        .applier = m->applier, .ops = &apply_ops, .user = m, .slice_bytes = sim->slice_bytes};
     return st;
 }
 
@@ -431,6 +501,7 @@ static void close_member(struct sim_member *m) {
     }
     for (size_t i = 0; i < m->n_inbox; i++) item_free(&m->inbox[i]);
     m->n_inbox = 0;
+    drop_filler(m);
     log_worker_free(m->log);
     node_close(m->node);
     apply_close(m->applier);
@@ -441,22 +512,43 @@ static void close_member(struct sim_member *m) {
     m->wal = NULL;
 }
 
+/* One copy was damaged, and a power cut tore the other: two faults are more than VOTE bears. */
+static bool has_no_vote(const struct sim_member *m) {
+    if (!(m->damage & SIM_VOTE_COPY_DAMAGED)) return false;
+    struct vote_file vote = {0};
+    sim_member_observe(m, true);
+    replog_status st = vote_load(disk_mem_table(m->disk.mem), SIM_DIR "/VOTE", true, &vote, NULL);
+    sim_member_observe(m, false);
+    return st == REPLOG_DATA_LOSS;
+}
+
 /* Whether something was done to its disk since the process began that may end it. */
-static bool has_excuse(const struct sim_member *m) {
-    return m->excused || disk_mem_is_off(m->disk.mem) ||
-           disk_mem_n_failed(m->disk.mem) != m->failed_before;
+static bool disk_failed(const struct sim_member *m) {
+    return disk_mem_is_off(m->disk.mem) || disk_mem_n_failed(m->disk.mem) != m->failed_before;
+}
+
+/* A damaged or wiped directory is refused by name, and not for want of anything else; a store that
+ * was wiped only when the log does not reach back to what it lacks. */
+static bool may_refuse(const struct sim_member *m, replog_status st) {
+    if (disk_failed(m)) return true;
+    if (st == REPLOG_RESOURCE_EXHAUSTED) return m->disk.full;
+    if (st != REPLOG_DATA_LOSS && st != REPLOG_FAILED_PRECONDITION) return false;
+    if (m->damage & (SIM_DISK_WIPED | SIM_DISK_DAMAGED)) return true;
+    uint64_t applied = m->disk.store->ops->applied(m->disk.store);
+    return m->damage & SIM_STORE_WIPED && m->wal && wal_base(m->wal).seq > applied;
 }
 
 static void start_failed(struct sim_member *m, replog_status st, const replog_error *err) {
     struct sim *sim = m->sim;
-    bool full = st == REPLOG_RESOURCE_EXHAUSTED && m->disk.full;
     sim_trace(sim, (unsigned)m->id, "does not start: %s %s", replog_status_name(st), err->text);
-    if (!full && !has_excuse(m))
-        sim_fail(sim,
-                 "[start] member %" PRIu64 " does not start, and its disk is not damaged: %s %s",
-                 m->id, replog_status_name(st), err->text);
+    if (!disk_failed(m) && has_no_vote(m)) sim_member_damaged(m, SIM_DISK_DAMAGED);
+    if (!may_refuse(m, st))
+        sim_fail(sim, "[start] member %" PRIu64 " does not start, and its disk %s: %s %s", m->id,
+                 m->excused ? "is no reason for it" : "is not damaged", replog_status_name(st),
+                 err->text);
     close_member(m);
     bool power = disk_mem_is_off(m->disk.mem);
+    if (power) sim_watch_power_lost(m);
     sim_disk_crash(sim, &m->disk, power, DISK_LOSE_RANDOM);
     m->start_tries++;
     uint64_t wait_us = sim_draw(sim, 100000, sim->quiet ? 400000 : 2000000);
@@ -522,7 +614,14 @@ void sim_member_end(struct sim_member *m, enum sim_death how, enum disk_mem_loss
     close_member(m);
     sim_set_speaker(before);
     bool power = how == SIM_POWER || disk_mem_is_off(m->disk.mem);
+    if (power) sim_watch_power_lost(m);
     sim_disk_crash(sim, &m->disk, power, loss);
+}
+
+/* A copy of VOTE that was cut off takes room anew, which a full disk does not have. */
+static bool may_end(const struct sim_member *m) {
+    return disk_failed(m) || m->damage & SIM_DISK_DAMAGED ||
+           (m->damage & SIM_VOTE_COPY_DAMAGED && m->disk.full);
 }
 
 /* After each call into the member: it may have ended itself, or the power may be gone. */
@@ -537,7 +636,7 @@ static void settle(struct sim_member *m) {
         sim_member_end(m, SIM_POWER, losses[sim_draw(sim, 0, 2)]);
     } else if (m->dying) {
         sim_trace(sim, (unsigned)m->id, "ends itself: %s", m->last_words);
-        if (!has_excuse(m))
+        if (!may_end(m))
             sim_fail(sim, "[stop] member %" PRIu64 " ended itself, and its disk is not damaged: %s",
                      m->id, m->last_words);
         sim_member_end(m, SIM_KILL, DISK_LOSE_NONE);
@@ -547,9 +646,11 @@ static void settle(struct sim_member *m) {
     sim_member_start_after(m, sim_draw(sim, 50000, sim->quiet ? 500000 : 3000000));
 }
 
+/* It may now refuse to start, or stop itself. What it has promised it must still keep, or refuse;
+ * only with a log that was wiped that is gone. */
 void sim_member_damaged(struct sim_member *m, enum sim_damage damage) {
     m->damage |= (unsigned)damage;
-    if (damage == SIM_DISK_WIPED || damage == SIM_DISK_DAMAGED) m->excused = true;
+    if (damage & EXCUSES) m->excused = true;
     if (damage == SIM_DISK_WIPED) sim_watch_destroyed(m);
 }
 
@@ -593,12 +694,16 @@ uint64_t sim_node_life(const struct sim *sim, uint64_t id) {
     return sim_member(sim, id)->life;
 }
 unsigned sim_node_damage(const struct sim *sim, uint64_t id) {
-    return sim_member(sim, id)->damage;
+    return sim_member(sim, id)->damage & EXCUSES;
 }
 
 unsigned sim_n_destroyed(const struct sim *sim) {
     unsigned n = 0;
-    for (uint64_t id = 1; id <= sim->n_nodes; id++) n += sim_member(sim, id)->excused;
+    for (uint64_t id = 1; id <= sim->n_nodes; id++) {
+        const struct sim_member *m = sim_member(sim, id);
+        n += m->excused || m->damage & SIM_VOTE_COPY_DAMAGED || /* the other copy may be torn yet */
+             sim_watch_is_apart(m);
+    }
     return n;
 }
 
@@ -631,11 +736,11 @@ uint64_t sim_node_commit(struct sim *sim, uint64_t id) {
 void sim_node_found_rot(struct sim *sim, uint64_t id, const char *text) {
     const struct sim_member *m = sim_member(sim, id);
     sim_trace(sim, (unsigned)id, "found rot: %s", text);
-    if (!m->excused && !disk_mem_is_off(m->disk.mem))
+    if (!(m->damage & SIM_DISK_DAMAGED) && !disk_mem_is_off(m->disk.mem))
         sim_fail(sim, "[rot] member %" PRIu64 " finds rot, and its disk is not damaged: %s", id,
                  text);
 }
 
-void sim_member_observe(struct sim_member *m, bool on) {
+void sim_member_observe(const struct sim_member *m, bool on) {
     disk_mem_observe(m->disk.mem, on);
 }

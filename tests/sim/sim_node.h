@@ -22,6 +22,12 @@ struct sim_item { /* an event for the node; owns what it points to */
     char *text;
 };
 
+/* The spare that is filled beside the log. */
+struct sim_filler {
+    struct wal_spare spare;
+    bool busy, done; /* done: until the log worker takes it */
+};
+
 struct sim_member {
     struct sim *sim;
     uint64_t id, life;
@@ -60,6 +66,7 @@ struct sim_member {
     struct log_worker *log;
     bool log_busy;
     uint64_t log_gen, log_pushed;
+    struct sim_filler filler;
     struct apply_worker apply;
     bool apply_busy, apply_flush;
     uint64_t apply_target;
@@ -85,6 +92,6 @@ void sim_member_clock(struct sim_member *m, uint64_t mono_ahead_us, int64_t wall
 void sim_member_damaged(struct sim_member *m, enum sim_damage damage);
 uint64_t sim_member_mono_ms(const struct sim_member *m);
 /* Reads of a watcher: do not count as disk calls. */
-void sim_member_observe(struct sim_member *m, bool on);
+void sim_member_observe(const struct sim_member *m, bool on);
 
 #endif

@@ -73,7 +73,7 @@ uint32_t sim_oracle_append(struct sim *sim, const struct sim_append *append) {
 static void not_taken(struct oracle *o, uint32_t number, const char *why) {
     struct oracle_append *a = &o->appends[number];
     a->state = APPEND_NOT_TAKEN;
-    if (a->log_first_seq)
+    if (a->log_first_seq && !sim_has_lost(o->sim))
         sim_fail(o->sim,
                  "[not-taken] append %" PRIu32 " stands in the log at %" PRIu64
                  ", and its client was told that nothing was appended: %s",
@@ -108,7 +108,8 @@ static void check_lost(struct oracle *o, uint32_t number) {
     const struct oracle_append *a = &o->appends[number];
     const struct oracle_block *b = oracle_block_at(o, a->first_seq, NULL);
     if (!b) return;
-    /* "may be lost with the leader": only when a later term has taken its place */
+    /* "may be lost with the leader": only when a later term has taken its place. That its own log
+     * loses it only by such a leader's cut, never over a restart, is sim_watch's to see. */
     if (a->plan.ack == REPLOG_ACK_LEADER && b->term > a->term) return;
     if (sim_sync_mode(o->sim) == SIM_SYNC_NONE) return;
     sim_fail(o->sim,
@@ -143,6 +144,7 @@ static void acked(struct oracle *o, uint32_t number, const replog_append_result 
     if (p->ack != REPLOG_ACK_LEADER && r->last_seq > o->floor) o->floor = r->last_seq;
     sim_figures(o->sim)->appends_acked++;
     sim_figures(o->sim)->records_acked += p->n_records;
+    if (sim_has_lost(o->sim)) return;
     if (a->log_first_seq) {
         check_place(o, number);
     } else {
@@ -190,6 +192,7 @@ void sim_oracle_append_told(struct sim *sim, uint32_t append, replog_status stat
     a->last_seq = strtoull(at + strlen("committed at seq "), NULL, 10);
     a->first_seq = a->last_seq - a->plan.n_records + (a->plan.single ? 1 : 0);
     if (a->last_seq > o->floor) o->floor = a->last_seq;
+    if (sim_has_lost(sim)) return;
     if (!a->log_last_seq) expect(o, append);
     if (a->log_last_seq && a->log_last_seq != a->last_seq)
         sim_fail(sim, "[acked] append %" PRIu32 " stands at %" PRIu64 ", and was told: %s", append,
@@ -422,7 +425,8 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
     for (unsigned i = 0; i < reply->n_durable_on; i++) {
         uint64_t member = reply->durable_on[i];
         if (member == id) self = true;
-        if (sim_node_damage(sim, member)) continue; /* what it held was destroyed */
+        /* what it held was destroyed; rot leaves the position, and what the leader knows of it */
+        if (sim_node_damage(sim, member) & SIM_DISK_WIPED) continue;
         if (member != id && may_have_cut(o, ack, reply->last_seq)) continue;
         uint64_t durable = durable_seq(o, member);
         if (durable < reply->last_seq)
@@ -449,7 +453,8 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
     if (ack == NODE_ACK_LEADER) return;
     unsigned holders = 0;
     for (uint64_t k = 1; k <= sim_n_nodes(sim); k++)
-        if (sim_node_damage(sim, k) || durable_seq(o, k) >= reply->last_seq) holders++;
+        if (sim_node_damage(sim, k) & SIM_DISK_WIPED || durable_seq(o, k) >= reply->last_seq)
+            holders++;
     if (2 * holders <= sim_n_nodes(sim))
         sim_fail(sim,
                  "[durable-on] node %" PRIu64 " acknowledged %" PRIu64
@@ -474,7 +479,7 @@ void sim_oracle_node_checkpoint(struct sim *sim, uint64_t id, const struct node_
     struct oracle *o = oracle_of(sim);
     for (uint64_t k = 1; k <= sim_n_nodes(sim); k++) {
         uint64_t checkpoint = o->nodes[k].down_checkpoint_seq;
-        if (sim_node_damage(sim, k)) continue;
+        if (sim_node_damage(sim, k) & (SIM_DISK_WIPED | SIM_STORE_WIPED)) continue;
         if (sim_node_running(sim, k)) {
             struct node_snapshot view;
             sim_node_snapshot(sim, k, &view);
@@ -570,7 +575,7 @@ static void check_log_of(struct oracle *o, uint64_t id) {
         at = b->last_seq + 1;
     }
     wal_reader_close(reader);
-    if (status == REPLOG_DATA_LOSS && sim_node_damage(o->sim, id)) return;
+    if (status == REPLOG_DATA_LOSS && sim_node_damage(o->sim, id) & SIM_DISK_DAMAGED) return;
     if (status != REPLOG_NOT_FOUND || at != end + 1)
         sim_fail(o->sim, "[log] the log of node %" PRIu64 " ends at %" PRIu64 " of %" PRIu64 ": %s",
                  id, at - 1, end, err.text);
@@ -634,6 +639,7 @@ void sim_oracle_finish(struct sim *sim) {
         if (o->appends[i].state == APPEND_OPEN)
             sim_fail(sim, "[answered] append %" PRIu32 " (%s) of client %u was never answered", i,
                      ack_name(o->appends[i].plan.ack), o->appends[i].plan.lane.who);
+    if (sim_has_lost(sim)) return;
     if (sim_must_progress(sim)) {
         check_all_there(o);
         if (o->n_doubts > 0)

@@ -72,16 +72,16 @@ static void judge_get(struct oracle *o, const struct sim_get *g, uint64_t hash) 
 /* ---- What cannot be judged yet ------------------------------------------------------------------
  */
 
-static bool any_damage(const struct oracle *o) {
+static bool any_rot(const struct oracle *o) {
     for (uint64_t id = 1; id <= sim_n_nodes(o->sim); id++)
-        if (sim_node_damage(o->sim, id)) return true;
+        if (sim_node_damage(o->sim, id) & SIM_DISK_DAMAGED) return true;
     return false;
 }
 
 /* Whoever tells a seq knows it committed, and sim_watch heard of it; but not from a member whose
- * disk was damaged, as long as no other says so. */
+ * log it cannot read, as long as no other says so. (What a wiped one knew it had told before.) */
 static void check_committed(struct oracle *o, unsigned who, uint64_t seq) {
-    if (seq <= o->end_seq || any_damage(o)) return;
+    if (seq <= o->end_seq || any_rot(o)) return;
     sim_fail(o->sim,
              "[uncommitted] client %u is told of seq %" PRIu64
              ", and nobody has committed more than %" PRIu64,
@@ -92,11 +92,32 @@ static void check_committed(struct oracle *o, unsigned who, uint64_t seq) {
  * more than the watcher could tell of so far. */
 static uint64_t untold(const struct oracle *o) {
     uint64_t most = 0;
-    for (uint64_t id = 1; any_damage(o) && id <= sim_n_nodes(o->sim); id++) {
+    for (uint64_t id = 1; any_rot(o) && id <= sim_n_nodes(o->sim); id++) {
         uint64_t seq = sim_node_running(o->sim, id) ? sim_node_commit(o->sim, id) : 0;
         if (seq > most) most = seq;
     }
     return most;
+}
+
+/* After a loss (sim_has_lost) the log that is told is not known. What is told must still be what
+ * somebody appended: a value says whose it is. */
+static void check_genuine(struct oracle *o, unsigned who, uint64_t seq, unsigned key,
+                          struct slice value) {
+    struct oracle_record r;
+    if (value.size_bytes < ORACLE_ID_BYTES) return;
+    uint32_t append = oracle_which(o, value.data, value.size_bytes);
+    uint32_t index = get_u32(value.data + 8);
+    bool genuine = append == ORACLE_PROBE;
+    if (append < o->n_appends && index < o->appends[append].plan.n_records) {
+        oracle_record(o, append, index, &r);
+        genuine = r.key_number == key && r.value.size_bytes == value.size_bytes &&
+                  memcmp(r.value.data, value.data, value.size_bytes) == 0;
+    }
+    if (!genuine)
+        sim_fail(o->sim,
+                 "[exactly-once] client %u is told of a value at seq %" PRIu64
+                 " that nobody has appended",
+                 who, seq);
 }
 
 static struct oracle_doubt *doubt(struct oracle *o, uint64_t needs_seq) {
@@ -111,6 +132,10 @@ void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
     uint64_t needs = get->stale ? 0 : get->floor;
     sim_figures(sim)->gets++;
     sim_figures(sim)->client_checks++;
+    if (sim_has_lost(sim)) {
+        if (get->found) check_genuine(o, get->who, get->seq, get->key, get->value);
+        return;
+    }
     if (get->found && get->seq > needs) needs = get->seq;
     check_committed(o, get->who, needs);
     if (!get->found && untold(o) > needs) needs = untold(o); /* it may be deleted there */
@@ -138,13 +163,14 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
         sim_fail(sim,
                  "[get] node %" PRIu64 " serves seq %" PRIu64 " of key %u, committed is %" PRIu64,
                  g->node, g->seq, key, g->commit_seq);
-    if (g->found && g->seq > o->end_seq && !any_damage(o))
+    if (sim_has_lost(sim)) return;
+    if (g->found && g->seq > o->end_seq && !any_rot(o))
         sim_fail(sim,
                  "[get] node %" PRIu64 " serves seq %" PRIu64 " of key %u, nobody has committed it",
                  g->node, g->seq, key);
     if ((g->found && g->seq > o->end_seq) || n->served_seq > o->end_seq) return;
     /* a leader whose log cannot be read by the watcher has deleted it in blocks not yet told */
-    if (!g->found && g->commit_seq > o->end_seq && any_damage(o)) return;
+    if (!g->found && g->commit_seq > o->end_seq && any_rot(o)) return;
     const char *why = impossible(o, key, g->found, g->seq, n->served_seq);
     if (why)
         sim_fail(sim,
@@ -228,6 +254,13 @@ void sim_oracle_read_record(struct sim *sim, struct sim_read *read, const replog
     if (read->to && entry->seq > read->to)
         sim_fail(sim, "[read] client %u, who reads up to %" PRIu64 ", gets %" PRIu64, read->who,
                  read->to, entry->seq);
+    if (sim_has_lost(sim)) {
+        unsigned key = oracle_key_number(o, (struct slice){entry->key, entry->key_bytes});
+        struct slice value = {entry->value, entry->value_bytes};
+        if (entry->op == REPLOG_OP_PUT) check_genuine(o, read->who, entry->seq, key, value);
+        read->last = entry->seq;
+        return;
+    }
     uint64_t hash = entry_hash(entry);
     check_committed(o, read->who, entry->seq);
     if (entry->seq <= o->end_seq) {
@@ -293,9 +326,9 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
     uint64_t next = read->last ? read->last + 1 : read->from;
     sim_figures(sim)->client_checks++;
     oracle_note_first_seqs(o);
-    if (status == REPLOG_NOT_FOUND) {
+    if (status == REPLOG_NOT_FOUND && !sim_has_lost(sim)) {
         end_of_read(o, read);
-    } else if (status == REPLOG_OUT_OF_RANGE) {
+    } else if (status == REPLOG_OUT_OF_RANGE && !sim_has_lost(sim)) {
         bool truncated = next < o->highest_first_seq;
         bool above = !read->follow && !truncated &&
                      (read->local || next > read->floor + 1 || read->to > read->floor);
@@ -307,8 +340,7 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
                      read->who, read->from, read->to, next, text, o->highest_first_seq,
                      read->floor);
     } else if (status == REPLOG_DATA_LOSS) {
-        if (!any_damage(o))
-            sim_fail(sim, "[read] client %u was told of damage: %s", read->who, text);
+        if (!any_rot(o)) sim_fail(sim, "[read] client %u was told of damage: %s", read->who, text);
     }
 }
 

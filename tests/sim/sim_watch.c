@@ -1,8 +1,4 @@
-/* What is known of the run:
- *   truth      every committed block's end, in order, from the first member that claimed it; all
- *              others must say the same for ever. With it, what a store must hold after that block.
- *   records    of each member: what it has promised to others (durable positions, votes), which its
- *              log must still hold whenever it comes up again. */
+/* What members say and do, against what is known of the run (sim_watch_impl.h). */
 #include "sim_watch.h"
 
 #include <inttypes.h>
@@ -11,11 +7,12 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/hash.h"
 #include "sim_net.h"
+#include "sim_watch_impl.h"
 #include "sim_witness.h"
 
 enum {
+    MOST_SLICES = 12, /* between the wish for a flush and the flush; the apply worker waits for 8 */
     PROBE_TOKENS = 1 << 20,
     PROBE_EVERY_US = 150000,
     LEADER_EVERY_MS = 60,
@@ -23,50 +20,6 @@ enum {
     SETTLE_NONE_US = 600000
 };
 #define PROBE_TOKEN (UINT64_MAX - PROBE_TOKENS)
-
-struct truth {
-    struct wal_pos end;
-    uint64_t told_us,
-        told_term;    /* when, and in which term of the member that was first to say it */
-    uint64_t content; /* of the store, behind it */
-    uint64_t meta; /* of its meta entries, as the first member that was looked at had it; 0: none */
-};
-
-struct record {
-    struct wal_reader *reader;
-    uint64_t read_seq;    /* compared up to here in this life */
-    uint64_t claimed_seq; /* it said that this is committed, in any life */
-    bool blind;           /* its log is damaged: cannot be compared in this life */
-    bool changed;
-    uint64_t promised_seq, promised_term;
-    struct wal_vote promised_vote;
-    uint64_t durable_seq; /* when it was last looked at */
-    uint64_t term;        /* likewise */
-    unsigned cuts;        /* asked for and not yet done */
-    uint64_t cut_seq;     /* the least of them */
-    uint64_t leader_term, leader_commit, leader_since_ms, looked_ms;
-    uint64_t heard_ms[SIM_MAX_NODES + 1]; /* by its own clock */
-    enum wal_founding founding;           /* told */
-    uint64_t base_seq;                    /* told */
-};
-
-struct slot { /* a key of the model store */
-    uint64_t key, content;
-};
-
-struct sim_watch {
-    struct truth *truth;
-    size_t n_truth, capacity;
-    struct record records[SIM_MAX_NODES + 1];
-    uint64_t *leaders; /* by term */
-    uint64_t (*votes)[SIM_MAX_NODES + 1];
-    size_t n_terms;
-    struct slot *model;
-    size_t model_capacity, n_model;
-    uint64_t content, rng;
-    uint64_t cluster_id;        /* the only one */
-    uint64_t probes, probe_seq; /* appends of the watcher itself; the one that was acknowledged */
-};
 
 struct sim_watch *sim_watch_new(struct sim *sim) {
     struct sim_watch *w = calloc(1, sizeof *w);
@@ -84,64 +37,14 @@ void sim_watch_free(struct sim_watch *w) {
     free(w);
 }
 
-static struct record *record_of(const struct sim_member *m) {
+struct record *watch_record(const struct sim_member *m) {
     return &m->sim->watch->records[m->id];
-}
-
-/* ---- The model store --------------------------------------------------------------------------
- */
-
-static uint64_t content_of(struct slice key, uint64_t seq, struct slice value) {
-    uint64_t parts[3] = {hash64(key.data, key.size_bytes), seq,
-                         hash64(value.data, value.size_bytes)};
-    return hash64(parts, sizeof parts);
-}
-
-static void model_grow(struct sim_watch *w);
-
-static struct slot *model_find(struct sim_watch *w, uint64_t key) {
-    size_t at = key & (w->model_capacity - 1);
-    while (w->model[at].key && w->model[at].key != key) at = (at + 1) & (w->model_capacity - 1);
-    return &w->model[at];
-}
-
-static void model_set(struct sim_watch *w, uint64_t key, uint64_t content) {
-    if (2 * (w->n_model + 1) > w->model_capacity) model_grow(w);
-    struct slot *slot = model_find(w, key);
-    if (!slot->key) w->n_model++;
-    slot->key = key;
-    w->content += content - slot->content;
-    slot->content = content;
-}
-
-static void model_grow(struct sim_watch *w) {
-    struct slot *old = w->model;
-    size_t n = w->model_capacity;
-    w->model_capacity = n ? 2 * n : 256;
-    w->model = calloc(w->model_capacity, sizeof *w->model);
-    CHECK(w->model);
-    for (size_t i = 0; i < n; i++)
-        if (old[i].key) *model_find(w, old[i].key) = old[i];
-    free(old);
-}
-
-static void model_apply(struct sim_watch *w, const struct block_header *h, const uint8_t *bytes) {
-    if (!(h->flags & BLOCK_KEYED)) return;
-    struct block_walk walk = {0};
-    replog_record r;
-    while (block_next(bytes, h, &walk, &r)) {
-        if (r.key_bytes == 0 || (r.op != REPLOG_OP_PUT && r.op != REPLOG_OP_DELETE)) continue;
-        struct slice key = {r.key, r.key_bytes}, value = {r.value, r.value_bytes};
-        model_set(w, hash64(key.data, key.size_bytes) | 1,
-                  r.op == REPLOG_OP_PUT ? content_of(key, r.seq, value) : 0);
-    }
 }
 
 /* ---- The truth --------------------------------------------------------------------------------
  */
 
-/* The first that ends at or behind seq; n_truth: none. */
-static size_t truth_find(const struct sim_watch *w, uint64_t seq) {
+size_t watch_truth_find(const struct sim_watch *w, uint64_t seq) {
     size_t low = 0, high = w->n_truth;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -157,17 +60,15 @@ static uint64_t truth_end(const struct sim_watch *w) {
     return w->n_truth ? w->truth[w->n_truth - 1].end.seq : 0;
 }
 
-/* What of the node's log is durable. While a cut waits for the disk, what lies there above it is
- * of the old tail: nothing of the new one can be durable. */
-static uint64_t durable_of(const struct sim_member *m) {
-    const struct record *r = record_of(m);
+uint64_t watch_durable_of(const struct sim_member *m) {
+    const struct record *r = watch_record(m);
     uint64_t durable =
         m->sim->sync == SIM_SYNC_NONE ? wal_tail(m->wal).seq : wal_durable(m->wal).seq;
     return r->cuts && durable > r->cut_seq ? r->cut_seq : durable;
 }
 
-/* Whether the member's log has that very block; where it is running, with each leader's first
- * block, and now and then: it costs. */
+/* Whether the member's log has that very block, or had before it rotted; where it is running, with
+ * each leader's first block, and now and then: it costs. */
 static bool holds(struct sim_member *m, const struct block_header *h) {
     struct wal_pos pos = {0};
     uint64_t last = block_last_seq(h);
@@ -176,9 +77,10 @@ static bool holds(struct sim_member *m, const struct block_header *h) {
     bool now = rng_between(&m->sim->watch->rng, 1, 16) == 1 || first;
     if (!m->running || wal_base(m->wal).seq >= last || !now) return true;
     sim_member_observe(m, true);
-    bool same = wal_pos_at(m->wal, last, &pos, NULL) == REPLOG_OK && pos.chain == h->hash;
+    replog_status st = wal_pos_at(m->wal, last, &pos, NULL);
     sim_member_observe(m, false);
-    return same;
+    if (st == REPLOG_DATA_LOSS && m->damage & SIM_DISK_DAMAGED) return true;
+    return st == REPLOG_OK && pos.chain == h->hash;
 }
 
 static void check_quorum(struct sim_member *m, const struct block_header *h) {
@@ -188,9 +90,9 @@ static void check_quorum(struct sim_member *m, const struct block_header *h) {
     uint64_t last = block_last_seq(h);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         struct sim_member *k = sim_member(sim, id);
-        struct record *r = record_of(k);
-        if (k->running) r->durable_seq = durable_of(k);
-        n += k->excused || (r->durable_seq >= last && holds(k, h));
+        struct record *r = watch_record(k);
+        if (k->running) r->durable_seq = watch_durable_of(k);
+        n += r->wiped_seq >= last || (r->durable_seq >= last && holds(k, h));
     }
     if (n <= sim->n_nodes / 2)
         sim_fail(sim,
@@ -214,10 +116,10 @@ static void truth_add(struct sim_member *m, const struct block_header *h, const 
         CHECK(w->truth);
     }
     check_quorum(m, h);
-    model_apply(w, h, bytes);
+    watch_model_apply(w, h, bytes);
     w->truth[w->n_truth++] = (struct truth){.end = {block_last_seq(h), h->term, h->hash},
                                             .told_us = m->sim->now_us,
-                                            .told_term = record_of(m)->term,
+                                            .told_term = watch_record(m)->term,
                                             .content = w->content};
     sim_note(m->sim, (unsigned)m->id, "first to say committed: seq, chain", block_last_seq(h),
              h->hash);
@@ -231,6 +133,7 @@ static void compare(struct sim_member *m, const struct block_header *h, const ui
     struct sim_watch *w = sim->watch;
     uint64_t last = block_last_seq(h);
     if (last > truth_end(w)) {
+        if (w->lost) return;
         bool follows = w->n_truth == 0 ? h->first_seq == 1
                                        : h->first_seq == truth_end(w) + 1 &&
                                              h->prev_chain == w->truth[w->n_truth - 1].end.chain;
@@ -243,7 +146,7 @@ static void compare(struct sim_member *m, const struct block_header *h, const ui
         truth_add(m, h, bytes);
         return;
     }
-    const struct truth *t = &w->truth[truth_find(w, last)];
+    const struct truth *t = &w->truth[watch_truth_find(w, last)];
     if (t->end.seq != last || t->end.chain != h->hash || t->end.term != h->term)
         sim_fail(sim,
                  "[committed] member %" PRIu64 " says that seq %" PRIu64 " of term %" PRIu64
@@ -252,15 +155,16 @@ static void compare(struct sim_member *m, const struct block_header *h, const ui
                  m->id, last, h->term, h->hash, t->end.seq, t->end.term, t->end.chain);
 }
 
-/* The log's beginning must be a block's end of the truth. */
-static void check_base(struct sim_member *m) {
+void watch_check_base(struct sim_member *m) {
     const struct sim_watch *w = m->sim->watch;
     struct wal_pos base = wal_base(m->wal);
     if (base.seq == 0) return;
-    size_t at = truth_find(w, base.seq);
+    size_t at = watch_truth_find(w, base.seq);
     bool same = at < w->n_truth && w->truth[at].end.seq == base.seq &&
                 w->truth[at].end.chain == base.chain && w->truth[at].end.term == base.term;
-    if (!same && !m->excused)
+    /* what is committed by members whose logs cannot be read is told late; after a loss, never */
+    bool untold = at == w->n_truth && (w->lost || m->damage & SIM_DISK_DAMAGED);
+    if (!same && !untold)
         sim_fail(m->sim,
                  "[committed] the log of member %" PRIu64 " begins behind seq %" PRIu64
                  " of term %" PRIu64 ", which was never committed so",
@@ -269,7 +173,7 @@ static void check_base(struct sim_member *m) {
 
 /* Compares everything up to `upto` that was not yet. */
 static void read_on(struct sim_member *m, uint64_t upto) {
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     struct sim *sim = m->sim;
     replog_error err = {0};
     unsigned tries = 0;
@@ -297,7 +201,7 @@ static void read_on(struct sim_member *m, uint64_t upto) {
         bool moved = (st == REPLOG_ABORTED || st == REPLOG_OUT_OF_RANGE) && tries++ < 3;
         if (moved) continue;
         if (disk_mem_is_off(m->disk.mem)) break; /* no fault of the log */
-        if (!m->excused)
+        if (st != REPLOG_DATA_LOSS || !(m->damage & SIM_DISK_DAMAGED))
             sim_fail(sim,
                      "[log] the log of member %" PRIu64 " cannot be read at seq %" PRIu64 ": %s %s",
                      m->id, r->read_seq + 1, replog_status_name(st), err.text);
@@ -329,15 +233,16 @@ static void check_complete(struct sim_member *m, const struct node_snapshot *s) 
     const struct sim_watch *w = m->sim->watch;
     size_t n = w->n_truth;
     while (n > 0 && w->truth[n - 1].told_term >= s->term) n--;
-    if (n == 0 || m->excused) return;
+    if (n == 0) return;
     uint64_t end = w->truth[n - 1].end.seq;
     bool complete = s->last_seq >= end;
     struct wal_pos pos = {0};
     if (complete && wal_tail(m->wal).seq >= end && wal_base(m->wal).seq < end) {
         sim_member_observe(m, true);
-        complete = wal_pos_at(m->wal, end, &pos, NULL) == REPLOG_OK &&
-                   pos.chain == w->truth[n - 1].end.chain;
+        replog_status st = wal_pos_at(m->wal, end, &pos, NULL);
         sim_member_observe(m, false);
+        bool rotten = st == REPLOG_DATA_LOSS && m->damage & SIM_DISK_DAMAGED;
+        complete = rotten || (st == REPLOG_OK && pos.chain == w->truth[n - 1].end.chain);
     }
     if (!complete)
         sim_fail(m->sim,
@@ -349,7 +254,7 @@ static void check_complete(struct sim_member *m, const struct node_snapshot *s) 
 /* Nobody leads for long without hearing from a majority, by its own clock. */
 static void check_hears(struct sim_member *m, const struct node_snapshot *s) {
     const struct sim *sim = m->sim;
-    const struct record *r = record_of(m);
+    const struct record *r = watch_record(m);
     uint64_t now_ms = sim_member_mono_ms(m), patience_ms = 3 * sim->node_options.election_ms;
     unsigned n = 1;
     if (now_ms - r->leader_since_ms <= patience_ms) return;
@@ -363,12 +268,13 @@ static void check_hears(struct sim_member *m, const struct node_snapshot *s) {
 }
 
 void sim_watch_heard(struct sim_member *m, uint64_t peer) {
-    if (peer >= 1 && peer <= m->sim->n_nodes) record_of(m)->heard_ms[peer] = sim_member_mono_ms(m);
+    if (peer >= 1 && peer <= m->sim->n_nodes)
+        watch_record(m)->heard_ms[peer] = sim_member_mono_ms(m);
 }
 
 static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     struct sim *sim = m->sim;
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     m->leads_term = s->role == RAFT_LEADER ? s->term : 0;
     if (s->role != RAFT_LEADER) return;
     reserve_term(sim, s->term);
@@ -390,7 +296,7 @@ static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
     if (s->commit_seq <= r->leader_commit) return;
     r->leader_commit = s->commit_seq;
     const struct sim_watch *w = sim->watch;
-    size_t at = truth_find(w, s->commit_seq);
+    size_t at = watch_truth_find(w, s->commit_seq);
     if (at < w->n_truth && w->truth[at].end.term != s->term)
         sim_fail(sim,
                  "[leader] member %" PRIu64 ", leader of term %" PRIu64
@@ -400,11 +306,11 @@ static void check_leader(struct sim_member *m, const struct node_snapshot *s) {
 
 static void vote_is_given(struct sim_member *m, uint64_t term, uint64_t to) {
     struct sim *sim = m->sim;
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     struct wal_vote saved = wal_vote(m->wal);
     reserve_term(sim, term);
     uint64_t *vote = &sim->watch->votes[term][m->id];
-    if (*vote && *vote != to && !m->excused)
+    if (*vote && *vote != to)
         sim_fail(sim,
                  "[vote] member %" PRIu64 " votes twice in term %" PRIu64 ": for %" PRIu64
                  " and for %" PRIu64,
@@ -422,7 +328,7 @@ static void vote_is_given(struct sim_member *m, uint64_t term, uint64_t to) {
  */
 
 static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     const struct raft_msg *raft = &msg->raft;
     if (msg->kind != PEER_RAFT) return;
     if (raft->type != RAFT_PREVOTE && raft->type != RAFT_PREVOTE_REPLY &&
@@ -431,7 +337,7 @@ static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
     if (raft->type == RAFT_VOTE) vote_is_given(m, raft->term, m->id);
     if (raft->type == RAFT_VOTE_REPLY && raft->ok) vote_is_given(m, raft->term, raft->to);
     if (raft->type != RAFT_APPEND_REPLY || !raft->ok) return;
-    uint64_t durable = durable_of(m);
+    uint64_t durable = watch_durable_of(m);
     if (raft->seq > durable)
         sim_fail(m->sim,
                  "[durable] member %" PRIu64 " tells %" PRIu64 " that seq %" PRIu64
@@ -455,7 +361,7 @@ static void check_cluster(struct sim_member *m) {
 static void check_welcome(struct sim_member *m, uint64_t peer, uint64_t stream) {
     const struct sim_member *k = sim_member(m->sim, peer);
     struct config config;
-    if (m->excused || !sim_net_opener_lives(m->sim, m->id, stream)) return;
+    if (!sim_net_opener_lives(m->sim, m->id, stream)) return;
     if (wal_identity(m->wal).founding != WAL_FOUNDED) return;
     wal_base_config(m->wal, &config);
     const struct config_member *c = config_find(&config, peer);
@@ -466,15 +372,51 @@ static void check_welcome(struct sim_member *m, uint64_t peer, uint64_t stream) 
                  m->id, peer);
 }
 
+/* Members contradict each other only after a loss (--sync none): who has kept, and committed, more
+ * than those who lead and follow now says so of the leader, or the leader says it of its answers.
+ */
+static void check_refusal(struct sim_member *m, const char *text) {
+    uint64_t other = 0;
+    bool kept_here = strstr(text, "is committed here") || strstr(text, ", and committed");
+    bool kept_there = strstr(text, " holds seq ") || strstr(text, " has applied seq ");
+    if (!kept_here && !kept_there) return;
+    if (!sim_has_lost(m->sim))
+        sim_fail(m->sim, "[refused] nothing was lost, and member %" PRIu64 " refuses a stream: %s",
+                 m->id, text);
+    CHECK(sscanf(text, "member %" SCNu64, &other) == 1 && other >= 1 && other <= m->sim->n_nodes);
+    if (kept_here) watch_record(m)->apart = true;
+    if (kept_there) watch_record(sim_member(m->sim, other))->apart = true;
+}
+
+/* What a leader acknowledged goes only at the word of a leader of a later term; so whoever is told
+ * that its LEADER append may be lost with the leader loses it in no other way. */
+static void check_cut(struct sim_member *m, uint64_t keep_seq) {
+    struct wal_pos tail = wal_tail(m->wal);
+    struct node_snapshot s;
+    node_snapshot(m->node, &s);
+    if (tail.seq > keep_seq && tail.term >= s.term)
+        sim_fail(m->sim,
+                 "[cut] member %" PRIu64 ", in term %" PRIu64 ", cuts its log at seq %" PRIu64
+                 ", and what goes is of term %" PRIu64,
+                 m->id, s.term, keep_seq, tail.term);
+}
+
 void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
     if (m->sim->unwatched) return;
-    if (fx->type == NODE_FX_PUBLISH) record_of(m)->changed = true;
+    if (fx->type == NODE_FX_PUBLISH) watch_record(m)->changed = true;
+    if (fx->type == NODE_FX_REFUSE) check_refusal(m, fx->text);
     if (fx->type == NODE_FX_WELCOME) check_welcome(m, fx->peer, fx->stream);
     if (fx->type == NODE_FX_CUT) {
-        struct record *r = record_of(m);
+        struct record *r = watch_record(m);
+        check_cut(m, fx->seq);
         if (r->cuts++ == 0 || fx->seq < r->cut_seq) r->cut_seq = fx->seq;
         /* from here on: the power may go when the cut is durable and nobody knows it yet */
         if (fx->seq < r->promised_seq) r->promised_seq = fx->seq;
+    }
+    if (fx->type == NODE_FX_FLUSH) {
+        struct record *r = watch_record(m);
+        if (!r->flushes) r->slices = 0;
+        r->flushes = true;
     }
     if (fx->type == NODE_FX_SEND) {
         message_goes_out(m, &fx->msg);
@@ -483,61 +425,25 @@ void sim_watch_effect(struct sim_member *m, const struct node_effect *fx) {
     }
 }
 
-struct hashing {
-    uint64_t sum;
-    size_t n;
-};
-
-static void add_user(struct slice key, uint64_t seq, struct slice value, void *user) {
-    struct hashing *h = user;
-    h->sum += content_of(key, seq, value);
-    h->n++;
-}
-
-static void add_meta(struct slice key, struct slice value, void *user) {
-    struct hashing *h = user;
-    h->sum += content_of(key, 1, value);
-}
-
-/* The store must be what the truth up to its applied seq makes. */
-static void check_store(struct sim_member *m) {
-    struct sim *sim = m->sim;
-    struct sim_watch *w = sim->watch;
-    struct store *store = m->disk.store;
-    uint64_t applied = store->ops->applied(store);
-    if (applied == 0) return;
-    size_t at = truth_find(w, applied);
-    if (at == w->n_truth && m->excused) return; /* its log cannot be read; others will say it */
-    if (at == w->n_truth || w->truth[at].end.seq != applied)
-        sim_fail(sim,
-                 "[store] member %" PRIu64 " has applied up to seq %" PRIu64
-                 ", which is not the end of a committed block",
-                 m->id, applied);
-    struct hashing user = {0}, meta = {0};
-    replog_error err;
-    CHECK(store->ops->each(store, add_user, &user, &err) == REPLOG_OK);
-    CHECK(store->ops->meta_each(store, add_meta, &meta, &err) == REPLOG_OK);
-    if (user.sum != w->truth[at].content)
-        sim_fail(sim,
-                 "[store] the store of member %" PRIu64 " at seq %" PRIu64
-                 " (%zu keys) is not what the log makes",
-                 m->id, applied, user.n);
-    if (w->truth[at].meta && w->truth[at].meta != (meta.sum | 1))
-        sim_fail(sim,
-                 "[store] the meta entries (sessions, checkpoint) of member %" PRIu64
-                 " at seq %" PRIu64 " are not those of another member",
-                 m->id, applied);
-    w->truth[at].meta = meta.sum | 1;
-    sim->figures.log_checks++;
+/* A store that lags has always more to apply: its flush must not wait for the end of that, for the
+ * log waits for the flush. A full disk tries, and goes on applying. */
+static void check_flush(struct sim_member *m) {
+    struct record *r = watch_record(m);
+    if (m->disk.full) r->slices = 0;
+    if (r->flushes && ++r->slices > MOST_SLICES)
+        sim_fail(m->sim,
+                 "[flush] member %" PRIu64 " has applied %u slices since it was asked to make its "
+                 "store durable, and has not",
+                 m->id, r->slices);
 }
 
 static void check_truncation(struct sim_member *m, const struct wal_pos *base) {
     struct sim *sim = m->sim;
-    check_base(m);
+    watch_check_base(m);
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         const struct sim_member *k = sim_member(sim, id);
         uint64_t durable = sim_disk_store_durable(&k->disk);
-        if (base->seq > durable && !k->excused)
+        if (base->seq > durable && !(k->damage & (SIM_DISK_WIPED | SIM_STORE_WIPED)))
             sim_fail(sim,
                      "[truncate] member %" PRIu64 " truncates up to seq %" PRIu64
                      ", and the store of member %" PRIu64 " is durable up to %" PRIu64 " only",
@@ -548,14 +454,14 @@ static void check_truncation(struct sim_member *m, const struct wal_pos *base) {
 
 void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
     struct sim *sim = m->sim;
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     if (sim->unwatched) return;
     sim_note(sim, (unsigned)m->id, "worker done: type, seq", ev->type, ev->seq);
     switch (ev->type) {
     case NODE_EV_CUT_DONE:
         CHECK(r->cuts > 0);
         r->cuts--;
-        if (ev->seq < r->claimed_seq && !m->excused)
+        if (ev->seq < r->claimed_seq)
             sim_fail(sim,
                      "[committed] member %" PRIu64 " cuts its log at seq %" PRIu64
                      ", and has said that %" PRIu64 " is committed",
@@ -570,26 +476,29 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
         if (ev->founding == WAL_FOUNDED) check_cluster(m);
         break;
     case NODE_EV_APPLIED:
-        if (ev->seq > truth_end(sim->watch) && !m->excused)
+        if (ev->seq > truth_end(sim->watch) && !sim_has_lost(sim) &&
+            !(m->damage & SIM_DISK_DAMAGED))
             sim_fail(sim,
                      "[apply] member %" PRIu64 " applies seq %" PRIu64
                      ", committed is up to %" PRIu64,
                      m->id, ev->seq, truth_end(sim->watch));
-        if (ev->seq > wal_durable(m->wal).seq && sim->sync != SIM_SYNC_NONE)
+        if (ev->seq > wal_durable(m->wal).seq) /* whatever --sync is */
             sim_fail(sim,
                      "[apply] member %" PRIu64 " applies seq %" PRIu64
                      ", durable here is up to %" PRIu64,
                      m->id, ev->seq, wal_durable(m->wal).seq);
-        if (rng_between(&sim->watch->rng, 1, 20) == 1) check_store(m);
+        check_flush(m);
+        if (rng_between(&sim->watch->rng, 1, 20) == 1) watch_check_store(m);
         break;
     case NODE_EV_FLUSHED:
+        r->flushes = false;
         if (ev->seq > sim_disk_store_durable(&m->disk))
             sim_fail(sim,
                      "[checkpoint] member %" PRIu64
                      " says that its store is durable up to seq %" PRIu64
                      ", and it is up to %" PRIu64,
                      m->id, ev->seq, sim_disk_store_durable(&m->disk));
-        if (rng_between(&sim->watch->rng, 1, 10) == 1) check_store(m);
+        if (rng_between(&sim->watch->rng, 1, 10) == 1) watch_check_store(m);
         break;
     default:
         break;
@@ -597,7 +506,7 @@ void sim_watch_event(struct sim_member *m, const struct node_event *ev) {
 }
 
 void sim_watch_turn(struct sim_member *m) {
-    struct record *r = record_of(m);
+    struct record *r = watch_record(m);
     if (m->sim->unwatched) return;
     /* a leader is looked at even when nothing changes */
     uint64_t now_ms = sim_member_mono_ms(m);
@@ -608,90 +517,16 @@ void sim_watch_turn(struct sim_member *m) {
     struct node_snapshot s;
     node_snapshot(m->node, &s);
     sim_note(m->sim, (unsigned)m->id, "commit, term", s.commit_seq, s.term);
-    uint64_t durable = durable_of(m);
+    uint64_t durable = watch_durable_of(m);
     if (s.durable_seq > durable)
         sim_fail(m->sim,
                  "[durable-claim] member %" PRIu64 " counts seq %" PRIu64
                  " as durable, and its log is durable up to %" PRIu64,
                  m->id, s.durable_seq, durable);
     uint64_t readable = s.commit_seq < s.durable_seq ? s.commit_seq : s.durable_seq;
-    record_of(m)->term = s.term;
+    watch_record(m)->term = s.term;
     read_on(m, readable);
     check_leader(m, &s);
-}
-
-/* ---- Lives ------------------------------------------------------------------------------------
- */
-
-void sim_watch_up(struct sim_member *m) {
-    struct record *r = record_of(m);
-    struct wal_pos tail = wal_tail(m->wal);
-    struct wal_vote vote = wal_vote(m->wal);
-    if (m->sim->unwatched) return;
-    r->read_seq = 0;
-    r->blind = false;
-    r->changed = true;
-    r->leader_term = 0;
-    r->cuts = 0;
-    memset(r->heard_ms, 0, sizeof r->heard_ms);
-    uint64_t known_term = vote.term > tail.term ? vote.term : tail.term;
-    /* A damaged log may refuse to be opened; what is opened is whole. */
-    if (m->excused && tail.seq < r->promised_seq)
-        sim_fail(m->sim,
-                 "[damage] member %" PRIu64 " opens its damaged log, up to seq %" PRIu64
-                 ", and had acknowledged %" PRIu64,
-                 m->id, tail.seq, r->promised_seq);
-    if (!m->excused) {
-        if (tail.seq < r->promised_seq)
-            sim_fail(m->sim,
-                     "[lost] member %" PRIu64 " comes back with a log up to seq %" PRIu64
-                     ", and had acknowledged %" PRIu64,
-                     m->id, tail.seq, r->promised_seq);
-        if (tail.seq < r->claimed_seq)
-            sim_fail(m->sim,
-                     "[lost] member %" PRIu64 " comes back with a log up to seq %" PRIu64
-                     ", and had said that %" PRIu64 " is committed",
-                     m->id, tail.seq, r->claimed_seq);
-        bool forgot =
-            vote.term < r->promised_vote.term ||
-            (vote.term == r->promised_vote.term && vote.voted_for != r->promised_vote.voted_for);
-        if (forgot)
-            sim_fail(m->sim,
-                     "[vote] member %" PRIu64 " comes back with term %" PRIu64 ", vote %" PRIu64
-                     ", and had voted in term %" PRIu64 " for %" PRIu64,
-                     m->id, vote.term, vote.voted_for, r->promised_vote.term,
-                     r->promised_vote.voted_for);
-        if (known_term < r->promised_term)
-            sim_fail(m->sim,
-                     "[vote] member %" PRIu64 " comes back with term %" PRIu64
-                     ", and has spoken in term %" PRIu64,
-                     m->id, known_term, r->promised_term);
-        enum wal_founding founding = wal_identity(m->wal).founding;
-        if (founding < r->founding || wal_base(m->wal).seq < r->base_seq)
-            sim_fail(m->sim,
-                     "[restart-remembers] member %" PRIu64
-                     " comes back with founding state %d and a log from behind seq %" PRIu64
-                     ", and had saved %d and %" PRIu64,
-                     m->id, (int)founding, wal_base(m->wal).seq, (int)r->founding, r->base_seq);
-        check_store(m);
-    }
-    check_base(m);
-}
-
-void sim_watch_down(struct sim_member *m) {
-    struct record *r = record_of(m);
-    wal_reader_close(r->reader);
-    r->reader = NULL;
-    r->durable_seq = durable_of(m);
-    m->leads_term = 0;
-}
-
-void sim_watch_destroyed(struct sim_member *m) {
-    struct record *r = record_of(m);
-    r->promised_seq = r->promised_term = r->claimed_seq = 0;
-    r->promised_vote = (struct wal_vote){0};
-    r->founding = WAL_STANDALONE;
-    r->base_seq = 0;
 }
 
 /* ---- Liveness ---------------------------------------------------------------------------------
@@ -758,9 +593,14 @@ static void still_there(struct sim *sim, const char *when) {
     }
 }
 
+/* Neither damaged nor apart. */
+static bool is_majority_whole(const struct sim *sim) {
+    return sim->n_nodes - sim_n_destroyed(sim) > sim->n_nodes / 2;
+}
+
 void sim_watch_healed(struct sim *sim) {
     still_there(sim, "after the faults");
-    if (!find_leader(sim))
+    if (!find_leader(sim) && is_majority_whole(sim))
         sim_fail(sim,
                  "[liveness] no progress: %" PRIu64
                  " ms after the last fault no leader is ready, with %u of "
@@ -769,13 +609,44 @@ void sim_watch_healed(struct sim *sim) {
     probe(sim, NULL, 0);
 }
 
+/* --sync none, after a loss: who runs, and has not said that it stays away, is of one mind. */
+static void check_agree(struct sim *sim) {
+    struct wal_pos first = {0}, pos;
+    uint64_t end = sim->watch->probe_seq;
+    for (uint64_t id = 1; id <= sim->n_nodes; id++) {
+        struct sim_member *m = sim_member(sim, id);
+        struct node_snapshot s;
+        if (!m->running || m->excused || sim_watch_is_apart(m)) continue;
+        node_snapshot(m->node, &s);
+        if (s.commit_seq < end)
+            sim_fail(sim,
+                     "[liveness] no progress: member %" PRIu64 " has committed %" PRIu64
+                     " at the end, others %" PRIu64 ", and nobody refused it%s%s",
+                     id, s.commit_seq, end, s.refused[0] ? "; refused: " : "", s.refused);
+        if (wal_base(m->wal).seq > end || wal_pos_at(m->wal, end, &pos, NULL) != REPLOG_OK)
+            continue;
+        if (first.seq == 0) first = pos;
+        if (pos.seq != first.seq || pos.chain != first.chain)
+            sim_fail(sim,
+                     "[committed] member %" PRIu64 " has committed seq %" PRIu64 " of term %" PRIu64
+                     ", and another member that of term %" PRIu64,
+                     id, pos.seq, pos.term, first.term);
+    }
+    watch_check_same_stores(sim);
+}
+
 void sim_watch_finish(struct sim *sim) {
     struct sim_watch *w = sim->watch;
     still_there(sim, "at the end");
+    if (!is_majority_whole(sim)) return;
     if (!w->probe_seq)
         sim_fail(
             sim,
             "[liveness] no progress: nothing that was appended after the faults was committed");
+    if (w->lost) {
+        check_agree(sim);
+        return;
+    }
     /* but for what was committed just now: nodes write checkpoints by themselves, and --sync none
      * applies what was synced in the background */
     uint64_t settle_us = sim->sync == SIM_SYNC_NONE ? SETTLE_NONE_US : SETTLE_US;
@@ -784,7 +655,7 @@ void sim_watch_finish(struct sim *sim) {
     uint64_t end = n ? w->truth[n - 1].end.seq : 0;
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         struct sim_member *m = sim_member(sim, id);
-        if (!m->running || m->excused) continue;
+        if (!m->running || m->damage & (SIM_DISK_WIPED | SIM_DISK_DAMAGED)) continue;
         struct node_snapshot s;
         node_snapshot(m->node, &s);
         if (s.applied_seq < end || s.commit_seq < end)
@@ -794,6 +665,6 @@ void sim_watch_finish(struct sim *sim) {
                      " are committed%s%s",
                      id, s.last_seq, s.commit_seq, s.applied_seq, end,
                      s.refused[0] ? "; refused: " : "", s.refused);
-        check_store(m);
+        watch_check_store(m);
     }
 }

@@ -12,6 +12,10 @@ void sim_watch_free(struct sim_watch *watch);
 void sim_watch_up(struct sim_member *m);
 /* Before its log is closed. */
 void sim_watch_down(struct sim_member *m);
+/* While it is down its machine loses power. */
+void sim_watch_power_lost(struct sim_member *m);
+/* --sync none: it has kept and committed more than those who lead and follow, and said so. */
+bool sim_watch_is_apart(const struct sim_member *m);
 /* After a turn of the node in which something changed. */
 void sim_watch_turn(struct sim_member *m);
 /* The node carries out an effect. */

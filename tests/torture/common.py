@@ -25,6 +25,7 @@ from harness import (SLOW, Failure, Skip, check, equal, needs, shorten, spawn,  
 from oracle import Loss, Oracle, Told_by, parse, sound  # noqa: E402, F401
 
 FULL = bool(os.environ.get("REPLOG_TORTURE_FULL"))
+PART = "skipped part: "  # begins a line of a test's, for run.py
 
 
 def timed(function, *args, short_s, share=1, long_only=False, **kwargs):
@@ -47,6 +48,10 @@ class Torture(harness.Test):
         path = os.path.join(self.tests_dir, name)
         needs(os.path.exists(path), f"no {path}: built without the tests?")
         return path
+
+    def skip_part(self, part, why):
+        """The rest of the test goes on; the summary counts what was left out as skipped."""
+        print(f"{PART}{part}: {why}")
 
     def time_left(self):
         return self.begun + self.seconds - time.monotonic()

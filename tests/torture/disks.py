@@ -7,6 +7,7 @@ the process ends, however it ends, the kernel unmounts them and frees the loop d
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import select
 import shutil
@@ -25,12 +26,20 @@ IMAGES_MIB = 4096             # bound of the tmpfs; the images are sparse
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def private_mounts():
-    """From here on, mounts are seen by this process and its children only. Once a process."""
+    """From here on, mounts are seen by this process and its children only."""
     needs(os.geteuid() == 0, "mounting file systems needs root")
     clone_newns, ms_rec_private = 0x00020000, 0x4000 | (1 << 18)
     needs(_libc.unshare(clone_newns) == 0, "no mount namespaces here")
     needs(_libc.mount(b"none", b"/", None, ms_rec_private, None) == 0, "no private mounts here")
+
+
+def mount_memory(path, size_mib):
+    """A tmpfs, seen as private_mounts says."""
+    private_mounts()
+    needs(_libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, f"size={size_mib}m".encode()) == 0,
+          "no tmpfs here")
 
 
 def now_us():
@@ -56,10 +65,8 @@ class Disk:
         needs(mkfs, f"no mkfs.{fs} here")
         images = os.path.join(t.dir, "images")
         if not os.path.isdir(images):
-            private_mounts()
             os.mkdir(images)
-            needs(_libc.mount(b"tmpfs", images.encode(), b"tmpfs", 0,
-                              f"size={IMAGES_MIB}m".encode()) == 0, "no tmpfs for images")
+            mount_memory(images, IMAGES_MIB)
         self.image = os.path.join(images, name)
         self.path = os.path.join(t.dir, f"disk-{name}")
         os.mkdir(self.path)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -77,36 +78,56 @@ static void forget(const void *p) {
 }
 
 /* ---- Failing */
-static _Atomic uint64_t fail_at, fail_repeat, seen, hits;
-static _Atomic bool counting;
-static void *where[DEPTH + 2];
-static int n_where;
+struct counters {
+    _Atomic uint64_t at, repeat, seen, hits;
+    _Atomic bool counting;
+    void *where[DEPTH + 2];
+    int n_where;
+};
+static struct counters own, *counters = &own;
+static bool held;
+
+void fail_share(void) {
+    void *shared =
+        mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) abort();
+    counters = memcpy(shared, counters, sizeof *counters);
+}
+
+void fail_hold(bool hold) {
+    held = hold;
+}
 
 static bool fails(void) {
-    if (!atomic_load_explicit(&counting, memory_order_relaxed)) return false;
-    uint64_t n = atomic_fetch_add(&seen, 1) + 1, at = atomic_load(&fail_at);
-    if (!at || n < at || n - at >= atomic_load(&fail_repeat)) return false;
-    if (atomic_fetch_add(&hits, 1) == 0) n_where = backtrace(where, DEPTH + 2);
+    if (held || !atomic_load_explicit(&counters->counting, memory_order_relaxed)) return false;
+    uint64_t n = atomic_fetch_add(&counters->seen, 1) + 1, at = atomic_load(&counters->at);
+    if (!at || n < at || n - at >= atomic_load(&counters->repeat)) return false;
+    if (atomic_fetch_add(&counters->hits, 1) == 0)
+        counters->n_where = backtrace(counters->where, DEPTH + 2);
     errno = ENOMEM;
     return true;
 }
 
 void fail_arm(uint64_t at, uint64_t repeat) {
-    atomic_store(&counting, false);
-    atomic_store(&seen, 0);
-    atomic_store(&hits, 0);
-    atomic_store(&fail_at, at);
-    atomic_store(&fail_repeat, repeat);
-    atomic_store(&counting, true);
+    atomic_store(&counters->counting, false);
+    atomic_store(&counters->seen, 0);
+    atomic_store(&counters->hits, 0);
+    atomic_store(&counters->at, at);
+    atomic_store(&counters->repeat, repeat);
+    atomic_store(&counters->counting, true);
+}
+
+void fail_arm_again(void) {
+    fail_arm(atomic_load(&counters->at), atomic_load(&counters->repeat));
 }
 
 uint64_t fail_disarm(void) {
-    atomic_store(&counting, false);
-    return atomic_load(&hits);
+    atomic_store(&counters->counting, false);
+    return atomic_load(&counters->hits);
 }
 
 uint64_t fail_seen(void) {
-    return atomic_load(&seen);
+    return atomic_load(&counters->seen);
 }
 
 /* "function file:line" of return addresses, innermost first, by addr2line. */
@@ -133,7 +154,8 @@ static void describe(void *const *addresses, int n, char *out, size_t room) {
 
 const char *fail_where(void) {
     static char text[1200];
-    describe(where + 2, n_where > 2 ? n_where - 2 : 0, text, sizeof text);
+    int n = counters->n_where;
+    describe(counters->where + 2, n > 2 ? n - 2 : 0, text, sizeof text);
     return text;
 }
 

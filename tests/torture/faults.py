@@ -25,6 +25,8 @@ ALL = CHANGES | OPEN | READ
 
 COUNT, ERRNO, SHORT, KILL_BEFORE, KILL_AFTER, THEN_ERRNO, LOSE, LIE = range(8)
 
+# Whose allocations fail. protobuf-c's and the others' are told apart, and never chosen: replog gives
+# protobuf-c an allocator of its own, which is PROGRAM.
 PROGRAM, NGHTTP2, NNG, PROTOBUF, OTHERS = (1 << i for i in range(5))
 
 MAGIC = 0x52504C46

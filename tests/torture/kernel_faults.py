@@ -7,7 +7,6 @@ when it starts again, and clients finish, through it or through the others.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import random
@@ -20,10 +19,12 @@ import time
 
 import faults
 from faults import ERRNO, KILL_AFTER, KILL_BEFORE, LIE, LOSE, SHORT, THEN_ERRNO
-from common import Loads, Oracle, agree
+from common import Loads, Oracle, agree, timed
+from disks import Disk, mount_memory
 from harness import Appender, Failure, as_line, check, equal, needs, wait
 
 SMALL = ["--segment-bytes", "64K", "--pool-segments", "1"]
+SPARE_FAILED = "no spare segment could be filled"  # not part of the log yet: made again, and said so
 VALUE = "v" * 3000
 
 
@@ -154,8 +155,7 @@ class Script:
         call = last.split(" ")[0]
         final = (action in (ERRNO, LOSE, THEN_ERRNO) and number == errno.EIO and hits
                  and call in ("fdatasync", "fsync", "pwritev"))
-        # What is not part of the log yet may fail: a spare is then made again, and the node says so.
-        spare = "/spare-" in last and "no spare segment could be filled" in self.node.log()
+        spare = "/spare-" in last and SPARE_FAILED in self.node.log()
         if final and "/wal" in last and not spare:
             check(self.ends, f"{last} failed, and the node went on: {self.node.log()[-300:]}")
 
@@ -174,26 +174,36 @@ class Script:
 
 
 def sweep(t, path, plans, n):
-    """Each plan (what, ops, action, errno) at each call number, or at n of them in CI mode."""
+    """Each plan (what, ops, action, errno) at each call number, or at n of them in CI mode; then, as
+    long as there is time, at any."""
     rng = random.Random(faults.seed())
     script = Script(t, "n").template()
     done, hit, ends = 0, 0, 0
     counts = {}
-    for what, ops, action, number in plans:
+
+    def once(what, ops, action, number, at):
+        nonlocal done, hit, ends
+        script.run(what, path, ops, action, at, number)
+        done += 1
+        hit += script.fault.get("hits") > 0 or action in (KILL_BEFORE, KILL_AFTER)
+        ends += len(script.ends)
+
+    for plan in plans:
+        ops = plan[1]
         if ops not in counts:
             counts[ops] = script.run("without a fault", path, ops, 0, 0)
             check(counts[ops] > 4, f"only {counts[ops]} calls are counted on {path}")
         for at in faults.sample(rng, counts[ops], n):
-            script.run(what, path, ops, action, at, number)
-            done += 1
-            hit += script.fault.get("hits") > 0 or action in (KILL_BEFORE, KILL_AFTER)
-            ends += len(script.ends)
+            once(*plan, at)
+    while t.time_left() > 0:
+        plan = rng.choice(plans)
+        once(*plan, rng.randint(1, counts[plan[1]]))
     print(f"{done} runs, {hit} with a fault, {ends} ends with a word of why; calls on {path}: "
           f"{max(counts.values())}; RocksDB's own assertions failed {script.rocksdb_aborts} times")
     check(hit >= done * 3 // 4, f"only {hit} of {done} runs met their fault")
 
 
-def test_each_call_on_the_log_fails_once(t):
+def each_call_on_the_log(t):
     sweep(t, "/wal", [
         ("EIO", faults.ALL, ERRNO, errno.EIO),
         ("ENOSPC", faults.WRITE | faults.ALLOCATE | faults.OPEN | faults.RENAME, ERRNO,
@@ -207,7 +217,7 @@ def test_each_call_on_the_log_fails_once(t):
     ], 1)
 
 
-def test_each_call_on_the_store_fails_once(t):
+def each_call_on_the_store(t):
     sweep(t, "/store", [
         ("EIO", faults.CHANGES | faults.OPEN, ERRNO, errno.EIO),
         ("ENOSPC", faults.WRITE | faults.ALLOCATE | faults.OPEN, ERRNO, errno.ENOSPC),
@@ -220,8 +230,57 @@ def test_each_call_on_the_store_fails_once(t):
 # ---- A member of three
 
 
-def test_a_member_whose_disk_fails_ends_and_the_others_go_on(t):
-    """Writes and syncs of a leader's or follower's log fail at a drawn call, their bytes are gone."""
+def fail_a_disk(t, c, fault, victim, loads):
+    """What makes it end; how long the others took to go on."""
+    ops, action = t.rng.choice([(faults.FDATASYNC, LOSE), (faults.FDATASYNC, LOSE),
+                                (faults.FDATASYNC | faults.WRITE, ERRNO),
+                                (faults.FDATASYNC, THEN_ERRNO)])
+    spares = victim.log().count(SPARE_FAILED)
+    for _ in range(20):  # until the call is not one on a spare
+        fault.disk("/wal", ops, action, t.rng.randrange(1, 30))
+        wait(lambda: not victim.alive() or victim.log().count(SPARE_FAILED) > spares, 20,
+             f"the end of node {victim.id} at a failed call")
+        if not victim.alive():
+            break
+        spares += 1
+    check(not victim.alive(), f"node {victim.id} lives: {spares} spares failed, and nothing else")
+    ended_s = time.monotonic()
+    loads.wait_acknowledged(50)
+    took_s = time.monotonic() - ended_s
+    faults.check_named_end(victim, "a failed disk", ["/wal/", os.strerror(errno.EIO)])
+    fault.clear()
+    victim.start()
+    wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it is back")
+    return took_s
+
+
+def fail_a_spare(c, fault, victim, loads):
+    """The sync of a spare segment fails: the member says so and makes another, or, if the log waits
+    for this one, it ends."""
+    said = victim.log().count(SPARE_FAILED)
+    fault.disk("/wal/spare-", faults.FDATASYNC, LOSE, 1)
+    wait(lambda: victim.log().count(SPARE_FAILED) > said or not victim.alive(), 20,
+         "a word about the spare")
+    loads.wait_acknowledged(50)
+    fault.clear()
+    if not victim.alive():
+        faults.check_named_end(victim, "a failed spare", ["/wal/spare-", os.strerror(errno.EIO)])
+        victim.start()
+    wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it takes part")
+
+
+def write_shortly(t, c, fault, victim, loads):
+    """Its writes to the log are short for a while: it writes the rest, and nobody sees anything."""
+    fault.disk("/wal", faults.WRITE, SHORT, t.rng.randrange(1, 10), repeat=20)
+    wait(lambda: fault.get("hits") >= 20 or not victim.alive(), 20, "short writes")
+    loads.wait_acknowledged(50)
+    check(victim.alive(), f"it ended at a short write: {victim.log()[-400:]}")
+    wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it takes part")
+    fault.clear()
+
+
+def members_disks_fail(t):
+    """A member whose disk fails ends, and the others go on; one whose writes are short goes on."""
     c = t.cluster(3, extra=SMALL, start=False)
     fault = {n.id: faults.preload(t, n) for n in c.nodes}
     c.start()
@@ -229,27 +288,22 @@ def test_a_member_whose_disk_fails_ends_and_the_others_go_on(t):
     oracle = Oracle(3)
     loads = Loads(t, c, oracle, acks="qq").start()
     loads.wait_acknowledged(50)
-    rounds, slowest = 40 if faults.FULL else 3, 0
-    t.tallies.append(lambda: {"failed disks": rounds})
-    for i in range(rounds):
+    rounds, slowest, short = 0, 0, 0
+    t.tallies.append(lambda: {"failed disks": rounds, "short writes": 20 * short})
+    while rounds < (40 if faults.FULL else 3) or t.time_left() > 0:
         leader = c.leader()
-        victim = leader if i % 2 == 0 else t.rng.choice(c.others(leader))
-        ops, action = t.rng.choice([(faults.FDATASYNC, LOSE), (faults.FDATASYNC, LOSE),
-                                    (faults.FDATASYNC | faults.WRITE, ERRNO),
-                                    (faults.FDATASYNC, THEN_ERRNO)])
-        fault[victim.id].disk("/wal", ops, action, t.rng.randrange(1, 30))
-        wait(lambda: not victim.alive(), 20, f"the end of node {victim.id} at a failed call")
-        ended_s = time.monotonic()
-        loads.wait_acknowledged(50)
-        slowest = max(slowest, time.monotonic() - ended_s)
-        faults.check_named_end(victim, "a failed disk", ["/wal/", os.strerror(errno.EIO)])
-        fault[victim.id].clear()
-        victim.start()
-        wait(lambda: (c.member(victim.id) or {}).get("online"), 20, "it is back")
+        victim = leader if rounds % 2 == 0 else t.rng.choice(c.others(leader))
+        if rounds < 1 or t.rng.random() < 0.2:
+            write_shortly(t, c, fault[victim.id], victim, loads)
+            short += 1
+            fail_a_spare(c, fault[victim.id], victim, loads)
+        slowest = max(slowest, fail_a_disk(t, c, fault[victim.id], victim, loads))
+        rounds += 1
     loads.stop()
     agree(c, oracle)
     oracle.judge()
-    print(f"{rounds} failed disks; 50 more appends within {slowest:.2f} s; {oracle.summary()}")
+    print(f"{rounds} failed disks, {20 * short} short writes; 50 more appends within {slowest:.2f} s; "
+          f"{oracle.summary()}")
 
 
 # ---- strace: the kernel's own answer is replaced
@@ -275,26 +329,31 @@ def injected(log):
         return f.read().count(b"(INJECTED)")
 
 
-# What is injected into a member that starts and takes part, and whether that is its end.
-INJECTIONS = [
-    ("fdatasync:error=EIO:when=12", "ends"),
-    ("pwritev:error=EIO:when=12", "ends"),
-    ("fdatasync:signal=KILL:when=8", "killed"),
-    ("pwritev:signal=KILL:when=9", "killed"),
-    ("pwritev:error=ENOSPC:when=9..14", "may end"),  # when what it wrote half cannot be erased
-    ("fallocate:error=ENOSPC:when=1..3", "goes on"),
-    ("pwritev:error=EINTR:when=2+3", "goes on"),
-    ("rename:signal=KILL:when=1", "killed"),
-    ("fsync:signal=KILL:when=1", "killed"),
-    ("fsync:error=EIO:when=1", "ends"),
-    ("unlink:signal=KILL:when=1", "killed"),
-    ("accept:error=EMFILE:when=1..12", "goes on"),
-    ("accept:error=ENFILE:when=2+2", "goes on"),
-    ("socket:error=EMFILE:when=2..9", "goes on"),
-    ("epoll_wait:error=EINTR:when=3+3", "goes on"),
-    ("sendmsg:error=EINTR:when=3+7", "goes on"),
-    ("readv:error=EINTR:when=3+7", "goes on"),
-]
+# What is injected into a member that starts and takes part, by kind, and whether that is its end.
+# {n}: at a call drawn for each run.
+INJECTIONS = {
+    "EIO at fdatasync": [("fdatasync:error=EIO:when={n}", "ends")],
+    "EIO elsewhere": [("pwritev:error=EIO:when={n}", "ends"), ("fsync:error=EIO:when=1", "ends")],
+    "ENOSPC": [
+        ("pwritev:error=ENOSPC:when=9..14", "may end"),  # when what it wrote half cannot be erased
+        ("fdatasync:error=ENOSPC:when={n}", "ends"),  # blocks that were promised and are not there
+        ("fallocate:error=ENOSPC:when=1..3", "goes on")],
+    "EINTR": [
+        ("pwritev:error=EINTR:when=2+3", "goes on"),
+        ("epoll_wait:error=EINTR:when=3+3", "goes on"),
+        ("sendmsg:error=EINTR:when=3+7", "goes on"),
+        ("readv:error=EINTR:when=3+7", "goes on")],
+    "no descriptors": [
+        ("accept:error=EMFILE:when=1..12", "goes on"),
+        ("accept:error=ENFILE:when=2+2", "goes on"),
+        ("socket:error=EMFILE:when=2..9", "goes on")],
+    "killed at a call": [
+        ("fdatasync:signal=KILL:when={n}", "killed"),
+        ("pwritev:signal=KILL:when={n}", "killed"),
+        ("rename:signal=KILL:when=1", "killed"),
+        ("fsync:signal=KILL:when=1", "killed"),
+        ("unlink:signal=KILL:when=1", "killed")],
+}
 
 
 def inject(t, c, loads, expression, outcome):
@@ -332,17 +391,28 @@ def inject(t, c, loads, expression, outcome):
     wait(lambda: (c.member(node.id) or {}).get("online"), 20, f"{what}: it is back without")
 
 
-def test_the_kernel_refuses_a_member_calls(t):
+def the_kernel_refuses(t):
+    """All of the injections, or one of each kind in CI mode; then, as long as there is time, any."""
     c = t.cluster(3, extra=SMALL)
     oracle = Oracle(3)
     loads = Loads(t, c, oracle, acks="qq").start()
-    cases = INJECTIONS if faults.FULL else t.rng.sample(INJECTIONS, 4)
-    for expression, outcome in cases:
-        inject(t, c, loads, expression, outcome)
+    done = 0
+    t.tallies.append(lambda: {"injections": done})
+
+    def one(expression, outcome):
+        nonlocal done
+        inject(t, c, loads, expression.format(n=t.rng.randrange(3, 25)), outcome)
+        done += 1
+
+    for cases in INJECTIONS.values():
+        for case in cases if faults.FULL else [t.rng.choice(cases)]:
+            one(*case)
+    while t.time_left() > 0:
+        one(*t.rng.choice(t.rng.choice(list(INJECTIONS.values()))))
     loads.stop()
     agree(c, oracle)
     oracle.judge()
-    print(f"{len(cases)} injections; {oracle.summary()}")
+    print(f"{done} injections; {oracle.summary()}")
 
 
 # ---- No descriptors
@@ -389,20 +459,16 @@ def test_a_member_without_descriptors(t):
 # ---- Full disks
 
 
-def unshare_mounts():
-    """Mounts of this process that nobody else sees; the kernel removes them with it."""
-    needs(os.geteuid() == 0, "mounting a small file system needs root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_ns, rec_private = 0x00020000, 0x4000 | (1 << 18)
-    needs(libc.unshare(new_ns) == 0, "no mount namespaces here")
-    needs(libc.mount(b"none", b"/", None, rec_private, None) == 0, "no private mounts here")
-    return libc
+class MemoryDisk:
+    """A small file system in memory, mounted at `path`: one that knows no delay."""
 
+    def __init__(self, t, name, size_mib):
+        self.path = os.path.join(t.dir, f"disk-{name}")
+        os.makedirs(self.path)
+        mount_memory(self.path, size_mib)
 
-def small_disk(libc, path, size_kib):
-    os.makedirs(path, exist_ok=True)
-    options = f"size={size_kib}k".encode()
-    needs(libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, options) == 0, "no tmpfs here")
+    def check(self):
+        """There is no tool that would."""
 
 
 def fill(path):
@@ -417,22 +483,34 @@ def fill(path):
     return ballast
 
 
-def test_disks_without_a_byte_left(t):
+def make_room(ballast):
+    """ext4 gives blocks to others once the removal is in its journal."""
+    for path in ballast:
+        os.unlink(path)
+        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def disks_without_a_byte_left(t, fs):
     """Every disk of a cluster is really full, below what replogd keeps in reserve: nothing is
-    acknowledged that is not there, a start on a full disk says why, and with room all goes on."""
-    libc = unshare_mounts()
+    acknowledged that is not there, a start on a full disk says why, and with room all goes on.
+    ext4: with a journal and delayed allocation, on a loop device."""
     c = t.cluster(3, start=False)
+    disks = []
     for node in c.nodes:
-        disk = os.path.join(t.dir, f"disk{node.id}")
-        small_disk(libc, disk, 48 << 10)
-        node.dir = os.path.join(disk, "n")
+        disks.append(Disk(t, f"d{node.id}", fs, size_mib=48) if fs else
+                     MemoryDisk(t, f"d{node.id}", size_mib=48))
+        node.dir = os.path.join(disks[-1].path, "n")
         node.extra = SMALL + ["--reserve-bytes", "64K", "--store-write-buffer-bytes", "1M"]
     c.start()
     c.ready()
     oracle = Oracle(3)
     loads = Loads(t, c, oracle, acks="qq").start()
     loads.wait_acknowledged(50)
-    for turn in range(6 if faults.FULL else 2):
+    turns, ends = 0, 0
+    t.tallies.append(lambda: {"full disks": 3 * turns})
+    while turns < (6 if faults.FULL else 2) or t.time_left() > 0:
         ballast = [fill(os.path.dirname(n.dir)) for n in c.nodes]
         time.sleep(0.7)
         full_at_start = t.rng.choice(c.nodes)
@@ -442,17 +520,29 @@ def test_disks_without_a_byte_left(t):
         time.sleep(0.5)
         for node in c.nodes:
             if not node.alive():
+                ends += 1
                 faults.check_named_end(node, "on a full disk", [os.strerror(errno.ENOSPC)])
-        for path in ballast:
-            os.unlink(path)
+        make_room(ballast)
         for node in c.nodes:
             if not node.alive():
                 node.start()
         loads.wait_acknowledged(50, 40)
+        turns += 1
     loads.stop()
     agree(c, oracle)
     oracle.judge()
-    print(oracle.summary())
+    c.stop()
+    for disk in disks:
+        disk.check()
+    print(f"{3 * turns} full disks, {ends} ends that said why; {oracle.summary()}")
 
 
 TESTS = {name[5:]: value for name, value in dict(globals()).items() if name.startswith("test_")}
+TESTS.update({
+    "each_call_on_the_log_fails_once": timed(each_call_on_the_log, short_s=0),
+    "each_call_on_the_store_fails_once": timed(each_call_on_the_store, short_s=0),
+    "a_member_whose_disk_fails_ends_and_the_others_go_on": timed(members_disks_fail, short_s=0),
+    "the_kernel_refuses_a_member_calls": timed(the_kernel_refuses, short_s=0),
+    "disks_without_a_byte_left": timed(disks_without_a_byte_left, fs=None, short_s=0),
+    "disks_without_a_byte_left_ext4": timed(disks_without_a_byte_left, fs="ext4", short_s=0),
+})

@@ -49,7 +49,7 @@ class KillLoop:
                 self.disk_of[node.id] = disk
                 node.dir = os.path.join(disk.path, f"n{node.id}")
         except Skip as why:
-            print(f"without cuts and remounts: {why}")
+            self.t.skip_part("cuts and remounts", why)
             return False
         return True
 

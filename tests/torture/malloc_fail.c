@@ -1,6 +1,7 @@
-/* malloc_fail: every allocation of replog's own code fails once, N++ until a run in which none did.
+/* malloc_fail, malloc_serve: every allocation of replog's own code fails once, N++ until a run in
+ * which none did.
  *
- * usage: malloc_fail [--sample N] [--seed N] [--repeat N] [--at N] [SCENARIO...]
+ * usage: malloc_fail|malloc_serve [--sample N] [--seed N] [--repeat N] [--at N] [SCENARIO...]
  *   --sample N  so many failing runs of each scenario, spread over all; without: all
  *   --repeat N  not one allocation fails but so many in a row
  *   --at N      only the run in which the N-th fails
@@ -24,15 +25,11 @@
 #include "base/clock.h"
 #include "malloc_fail.h"
 
-enum { STANDSTILL_S = 30, MAX_TOLD = 12 };
-
-static const struct scenario *const scenarios[] = {&wal_scenario, &member_scenario, &apply_scenario,
-                                                   &rpc_scenario, &client_scenario};
-enum { N_SCENARIOS = sizeof scenarios / sizeof scenarios[0] };
+enum { STANDSTILL_S = 30, MAX_TOLD = 12, MAX_SCENARIOS = 8 };
 
 /* Shared with the process that runs a scenario. */
 struct progress {
-    uint64_t at, total, runs, failed, slowest_ms;
+    uint64_t at, total, runs, failed, stops, slowest_ms;
 };
 static struct progress *progress;
 
@@ -70,6 +67,14 @@ void expect_failed(const char *file, int line, const char *format, ...) {
     va_end(args);
     printf("\n");
     fflush(stdout);
+}
+
+bool expect_held(void) {
+    return !run_failed;
+}
+
+void note_stop(void) {
+    progress->stops++;
 }
 
 /* How many allocations failed in it. */
@@ -145,9 +150,10 @@ static bool run_apart(const struct scenario *s) {
     }
     bool crashed = !still && !WIFEXITED(status);
     bool ok = !still && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    printf("%s malloc_fail %s (%" PRIu64 " runs, %" PRIu64 " allocations in one, at most %" PRIu64
-           " ms",
-           ok ? "ok" : "FAILED", s->name, progress->runs, progress->total, progress->slowest_ms);
+    printf("%s malloc_fail %s (%" PRIu64 " runs, %" PRIu64 " allocations in one",
+           ok ? "ok" : "FAILED", s->name, progress->runs, progress->total);
+    if (progress->slowest_ms) printf(", at most %" PRIu64 " ms", progress->slowest_ms);
+    if (progress->stops) printf(", %" PRIu64 " ended and said why", progress->stops);
     if (progress->failed) printf(", %" PRIu64 " runs failed", progress->failed);
     if (still) printf(", standstill at allocation %" PRIu64, progress->at);
     if (crashed) printf(", signal %d at allocation %" PRIu64, WTERMSIG(status), progress->at);
@@ -166,14 +172,14 @@ static uint64_t number(int argc, char **argv, int *i) {
 }
 
 static const struct scenario *named(const char *name) {
-    for (int i = 0; i < N_SCENARIOS; i++)
+    for (int i = 0; scenarios[i]; i++)
         if (strcmp(scenarios[i]->name, name) == 0) return scenarios[i];
     fprintf(stderr, "malloc_fail: no scenario %s\n", name);
     exit(2);
 }
 
 int main(int argc, char **argv) {
-    const struct scenario *chosen[N_SCENARIOS];
+    const struct scenario *chosen[MAX_SCENARIOS + 1] = {NULL};
     int n = 0, failed = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--sample") == 0)
@@ -184,7 +190,7 @@ int main(int argc, char **argv) {
             options.repeat = number(argc, argv, &i);
         else if (strcmp(argv[i], "--at") == 0)
             options.only = number(argc, argv, &i);
-        else if (n < N_SCENARIOS)
+        else if (n < MAX_SCENARIOS)
             chosen[n++] = named(argv[i]);
     }
     const char *shm = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/var/tmp";
@@ -195,8 +201,8 @@ int main(int argc, char **argv) {
         perror("malloc_fail");
         return 2;
     }
-    for (int i = 0; i < (n ? n : N_SCENARIOS); i++)
-        failed += !run_apart(n ? chosen[i] : scenarios[i]);
+    for (const struct scenario *const *s = n ? chosen : scenarios; *s; s++)
+        failed += !run_apart(*s);
     nftw(work_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return failed ? 1 : 0;
 }

@@ -13,7 +13,13 @@
 void fail_arm(uint64_t at, uint64_t repeat);
 /* Nothing fails any more; how many were failed since fail_arm. */
 uint64_t fail_disarm(void);
+/* Counts from the beginning, as armed last. */
+void fail_arm_again(void);
 uint64_t fail_seen(void); /* calls since fail_arm */
+/* The caller's own do not count and do not fail until it says false. For programs of one thread. */
+void fail_hold(bool hold);
+/* From now on a fork's calls count here, too. */
+void fail_share(void);
 /* Where the last failed one was asked for, as "function file:line". */
 const char *fail_where(void);
 /* How many allocations are outstanding. */
@@ -33,12 +39,18 @@ struct scenario {
 };
 extern const struct scenario wal_scenario, member_scenario, apply_scenario, client_scenario,
     rpc_scenario;
+/* Those of the program, NULL behind them: malloc_fail and malloc_serve have each their own. */
+extern const struct scenario *const scenarios[];
 
 /* Notes a failure of the run under way; the run goes on. */
 void expect_failed(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 #define EXPECT(condition, ...)                                                                     \
     ((condition) ? (void)0 : expect_failed(__FILE__, __LINE__, __VA_ARGS__))
+
+bool expect_held(void); /* nothing was noted in this run so far */
+/* The run's process ended for want of memory, as it may. */
+void note_stop(void);
 
 /* A fresh directory of this program, removed at its end. */
 const char *fresh_dir(void);

@@ -374,3 +374,6 @@ const struct scenario rpc_scenario = {.name = "rpc",
                                       .run = rpc_run,
                                       .leak_wait_ms = 3000,
                                       .patience_ms = 2500};
+
+const struct scenario *const scenarios[] = {&wal_scenario, &member_scenario, &apply_scenario,
+                                            &rpc_scenario, &client_scenario, NULL};

@@ -408,7 +408,6 @@ def test_a_bridge_partition(t):
 # ---- Links
 
 
-@long_only
 def test_links_taken_down_and_up(t):
     """The leader's, a follower's, then all of them."""
     w = World(t)

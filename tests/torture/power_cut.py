@@ -331,25 +331,35 @@ class ClusterTorture:
               f"{self.oracle.summary()}")
         check_said(self.cluster.nodes, KEPT_MORE if self.left_out else "(?!)")
 
-    def rounds(self, victims, cuts_a_round=6, settle=False):
-        """Until the time is over: cuts of what victims() names, after some of them judgement."""
+    def one_cut(self, chosen, settle):
+        self.loads.wait_acknowledged(100)
+        self.moment(self.rng.choice(chosen))
+        self.cut_and_return(chosen, again=not settle)
+        if settle:
+            self.wait_caught_up()
+
+    def next_round(self):
+        if self.sync == "none":
+            time.sleep(NONE_MAY_LOSE_US / 1e6)  # what was judged is durable now
+        self.loads.start()
+
+    def rounds(self, victims, cuts_a_round=6, settle=False, first=()):
+        """Until the time is over: cuts of what victims() names, after some of them judgement. Before,
+        however short the time is, a round with one cut for each function in `first`."""
         self.start()
+        for certain in first:
+            self.one_cut(certain(), settle)
+            self.round_ends(self.may_lose)
+            self.next_round()
         while True:
             for _ in range(cuts_a_round):
-                self.loads.wait_acknowledged(100)
-                chosen = victims()
-                self.moment(self.rng.choice(chosen))
-                self.cut_and_return(chosen, again=not settle)
-                if settle:
-                    self.wait_caught_up()
+                self.one_cut(victims(), settle)
                 if self.t.time_left() < 0:
                     break
             self.round_ends(self.may_lose)
             if self.t.time_left() < 0:
                 return
-            if self.sync == "none":
-                time.sleep(NONE_MAY_LOSE_US / 1e6)  # what was judged is durable now
-            self.loads.start()
+            self.next_round()
 
     def may_lose(self, unit):
         return unit.ack == "l" and len(self.cluster.nodes) > 1
@@ -389,7 +399,7 @@ def one_node(t, fs, sync, env=None):
 
 
 def three_nodes(t, fs, sync="sync", one_disk=False, env=None):
-    """A follower, the leader, two, all three."""
+    """A follower, the leader, two, all three; for certain one, then all three."""
     torture = ClusterTorture(t, fs, sync, one_disk=one_disk, env=env)
     nodes = torture.cluster.nodes
 
@@ -403,7 +413,7 @@ def three_nodes(t, fs, sync="sync", one_disk=False, env=None):
         follower = t.rng.choice(torture.cluster.others(leader))
         return {"follower": [follower], "leader": [leader]}.get(kind, [leader, follower])
 
-    torture.rounds(victims)
+    torture.rounds(victims, first=() if one_disk else (lambda: [t.rng.choice(nodes)], lambda: nodes))
     torture.end()
 
 
@@ -544,9 +554,9 @@ for _fs in ("ext4", "xfs"):
         f"wal_none_{_fs}": _once(wal_alone, mode="none", short_s=1.5),
         f"one_node_sync_{_fs}": _once(one_node, sync="sync", short_s=3, share=2),
         f"one_node_batch_{_fs}": _long(one_node, sync="batch", short_s=2),
-        f"one_node_none_{_fs}": _long(one_node_none, short_s=2),
+        f"one_node_none_{_fs}": _once(one_node_none, short_s=2),
         f"three_nodes_{_fs}": _both(three_nodes, short_s=5, share=6),
-        f"three_nodes_batch_{_fs}": _long(three_nodes, sync="batch", short_s=3, share=2),
+        f"three_nodes_batch_{_fs}": _once(three_nodes, sync="batch", short_s=3, share=2),
         f"three_nodes_none_{_fs}": _once(three_nodes_none, short_s=3),
         f"three_nodes_on_one_disk_{_fs}": _long(three_nodes, one_disk=True, short_s=4, share=2),
         f"founding_{_fs}": _once(founding, short_s=1),

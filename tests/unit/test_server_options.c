@@ -61,7 +61,7 @@ static void flags_are_taken(void **state) {
     struct options o;
     assert_int_equal(parse(&o, MINIMUM, "--segment-bytes", "1M", "--sync=batch", "--http",
                            "localhost:99", "--retain-bytes", "3g", "--log-level", "debug",
-                           "--scrub", "off", NULL),
+                           "--scrub", "off", "--scrub-start-ms", "5", NULL),
                      OPTIONS_RUN);
     assert_int_equal(o.segment_bytes, 1 << 20);
     assert_int_equal(o.sync, REPLOG_SYNC_BATCH);
@@ -69,6 +69,7 @@ static void flags_are_taken(void **state) {
     assert_int_equal(o.log_level, LOG_DEBUG);
     assert_string_equal(o.http, "localhost:99");
     assert_false(o.scrub);
+    assert_int_equal(o.scrub_start_ms, 5);
 }
 
 static void the_file_gives_way_to_flags(void **state) {

@@ -1,8 +1,9 @@
 /* fake_net.h: src/rpc without sockets, threads and clock: fake_net.c defines what it takes of nng,
  * of rpc/loop.c and of base/clock.c, so that one thread feeds bytes to real connections and takes
- * what they send, in virtual time. Link it in front of replog_rpc. */
-#ifndef TESTS_FUZZ_FAKE_NET_H
-#define TESTS_FUZZ_FAKE_NET_H
+ * what they send, in virtual time. Where it has no memory, it says so as nng does. Link it in front
+ * of replog_rpc. */
+#ifndef TESTS_STAGE_FAKE_NET_H
+#define TESTS_STAGE_FAKE_NET_H
 
 #include <nng/nng.h>
 #include <stdbool.h>
