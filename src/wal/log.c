@@ -225,8 +225,9 @@ replog_status wal_seal_active(struct wal *wal, replog_error *err) {
     lock(wal);
     segment->sealed = true;
     wal->active = NULL;
-    wal_release(wal, segment);
+    struct disk_file *unused = wal_release(segment);
     unlock(wal);
+    if (unused) wal->disk->close(unused);
     wal->unsynced = false; /* that it is already, but for a mutant */
     wal->marked = wal->tail;
     return REPLOG_OK;

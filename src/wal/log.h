@@ -42,12 +42,13 @@ struct wal_options {
     uint64_t new_incarnation; /* for a directory that is made now: random, not 0 */
     uint32_t segment_bytes; /* where a segment ends: 64 KiB to 1 GiB, 0: 64 MiB; a file is longer by
                                a group when that does not fit an empty segment */
-    uint32_t pool_segments; /* prepared or recycled files kept for reuse, up to 64; 0: 2 */
-    bool create;            /* an absent or empty directory becomes a new log */
-    bool read_only;         /* nothing is changed on disk; takes the lock all the same */
-    bool buffered; /* groups are written through the page cache, and reach the disk with wal_sync:
-                      for a log that is synced seldom. Else they go past it, where the disk can,
-                      from 4 MiB of memory (recent.h) */
+    /* files kept for reuse, up to 64: half of them are prepared, the others recycled; 0: 4 */
+    uint32_t pool_segments;
+    bool create;    /* an absent or empty directory becomes a new log */
+    bool read_only; /* nothing is changed on disk; takes the lock all the same */
+    bool buffered;  /* groups are written through the page cache, and reach the disk with wal_sync:
+                       for a log that is synced seldom. Else they go past it, where the disk can,
+                       from 4 MiB of memory (recent.h) */
 };
 
 /* Opens, locks, recovers (see replog_wal_open for errors). Unless read_only: bumps the epoch, and

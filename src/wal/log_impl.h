@@ -5,8 +5,8 @@
  * Locking. `mutex` guards everything that readers and queries see. Such state is changed by the
  * writing thread only, with the mutex held; so the writing thread reads it without. Exceptions: a
  * segment's `users` and `file` change with readers, `broken`, `cause` and `vote.vote` with the
- * thread that votes, and are read with the mutex only. No disk call is made with the mutex held,
- * but for the opening and closing of a segment's file. */
+ * thread that votes, and are read with the mutex only. No disk call is made with the mutex held:
+ * closing a file that was unlinked can take a second, and the node's turns ask for the mutex. */
 #ifndef WAL_LOG_IMPL_H
 #define WAL_LOG_IMPL_H
 
@@ -23,7 +23,7 @@ enum {
     WAL_MIN_SEGMENT_BYTES = 64 << 10,
     WAL_MAX_SEGMENT_BYTES = 1 << 30,
     WAL_DEFAULT_SEGMENT_BYTES = 64 << 20,
-    WAL_DEFAULT_POOL_SEGMENTS = 2,
+    WAL_DEFAULT_POOL_SEGMENTS = 4,
     WAL_MAX_POOL_SEGMENTS = 64,
     WAL_GROW_BYTES = 1 << 20 /* a file grows in such steps; spares are filled in such slices */
 };
@@ -38,7 +38,7 @@ struct wal_segment {
     bool sealed;
     bool removed;           /* no longer in the table: freed with its last user */
     unsigned users;         /* readers, and the writer while it is active */
-    struct disk_file *file; /* NULL while there are no users */
+    struct disk_file *file; /* NULL until its first user has opened it, and without users */
 };
 
 struct wal {
@@ -129,8 +129,8 @@ replog_status wal_make_segment_file(struct wal *wal, const struct segment_header
 /* ---- reader.c */
 /* The last segment that begins at or below seq, or NULL. Mutex held. */
 struct wal_segment *wal_find_segment(const struct wal *wal, uint64_t seq);
-/* One user more or less of a segment's file. Mutex held. */
-replog_status wal_acquire(struct wal *wal, struct wal_segment *segment, replog_error *err);
-void wal_release(struct wal *wal, struct wal_segment *segment);
+/* One user less of a segment. Mutex held. Its file, for the caller to close without the mutex, if
+ * that was the last one; NULL otherwise. */
+struct disk_file *wal_release(struct wal_segment *segment);
 
 #endif

@@ -36,34 +36,42 @@ struct wal_segment *wal_find_segment(const struct wal *wal, uint64_t seq) {
     return low ? wal->segments[low - 1] : NULL;
 }
 
-replog_status wal_acquire(struct wal *wal, struct wal_segment *segment, replog_error *err) {
-    if (!segment->file) {
-        struct wal_path path;
-        wal_segment_path(wal, segment->header.number, &path);
-        replog_status status =
-            wal->disk->open(wal->disk->ctx, path.text, DISK_READ, &segment->file, err);
-        if (status == REPLOG_NOT_FOUND)
-            return error_set(err, REPLOG_DATA_LOSS,
-                             "%s: offset 0, seq %" PRIu64 ": the file is missing", path.text,
-                             segment->header.first_seq);
-        if (status) return status;
-    }
-    segment->users++;
-    return REPLOG_OK;
-}
-
-void wal_release(struct wal *wal, struct wal_segment *segment) {
-    if (--segment->users) return;
-    wal->disk->close(segment->file);
+struct disk_file *wal_release(struct wal_segment *segment) {
+    if (--segment->users) return NULL;
+    struct disk_file *file = segment->file;
     segment->file = NULL;
     if (segment->removed) free(segment);
+    return file;
+}
+
+/* Opens the file of a segment that has this user, unless another one did meanwhile. */
+static replog_status open_file(struct wal *wal, struct wal_segment *segment,
+                               struct disk_file **file, replog_error *err) {
+    struct wal_path path;
+    struct disk_file *opened = NULL, *unused = NULL;
+    wal_segment_path(wal, segment->header.number, &path);
+    replog_status status = wal->disk->open(wal->disk->ctx, path.text, DISK_READ, &opened, err);
+    pthread_mutex_lock(&wal->mutex);
+    bool removed = segment->removed;
+    if (!status && segment->file) unused = opened;
+    if (!status && !segment->file) segment->file = opened;
+    if (!status) *file = segment->file;
+    pthread_mutex_unlock(&wal->mutex);
+    if (unused) wal->disk->close(unused);
+    if (status != REPLOG_NOT_FOUND) return status;
+    if (removed)
+        return error_set(err, REPLOG_ABORTED, "seq %" PRIu64 " was dropped under the reader",
+                         segment->header.first_seq);
+    return error_set(err, REPLOG_DATA_LOSS, "%s: offset 0, seq %" PRIu64 ": the file is missing",
+                     path.text, segment->header.first_seq);
 }
 
 static void leave_segment(struct wal_reader *reader) {
     if (!reader->segment) return;
     pthread_mutex_lock(&reader->wal->mutex);
-    wal_release(reader->wal, reader->segment);
+    struct disk_file *unused = wal_release(reader->segment);
     pthread_mutex_unlock(&reader->wal->mutex);
+    if (unused) reader->wal->disk->close(unused);
     reader->segment = NULL;
 }
 
@@ -84,7 +92,7 @@ static uint64_t sealed_offset(struct wal_reader *reader, uint64_t seq) {
     size_t got = 0;
     replog_error ignored;
     if (slot && index &&
-        !wal->disk->read(reader->segment->file, slot, SEGMENT_SEAL_BYTES, SEGMENT_SEAL_OFFSET, &got,
+        !wal->disk->read(reader->scan.file, slot, SEGMENT_SEAL_BYTES, SEGMENT_SEAL_OFFSET, &got,
                          &ignored) &&
         got == SEGMENT_SEAL_BYTES &&
         segment_seal_decode(slot, &reader->segment->header, &seal, index, NULL))
@@ -98,15 +106,14 @@ static uint64_t sealed_offset(struct wal_reader *reader, uint64_t seq) {
 static replog_status enter_segment(struct wal_reader *reader, uint64_t seq, replog_error *err) {
     struct wal *wal = reader->wal;
     uint64_t offset = SEGMENT_DATA_OFFSET;
+    struct disk_file *file = NULL;
+    bool sealed = false;
     pthread_mutex_lock(&wal->mutex);
     struct wal_segment *segment = wal_find_segment(wal, seq);
-    replog_status status = REPLOG_ABORTED;
-    bool sealed = false;
     if (segment) {
+        segment->users++;
+        file = segment->file;
         sealed = segment->sealed;
-        status = wal_acquire(wal, segment, err);
-    }
-    if (!status) {
         reader->segment = segment;
         take_bounds(reader);
         if (!sealed) offset = index_find(&wal->index, seq - segment->header.first_seq);
@@ -115,10 +122,14 @@ static replog_status enter_segment(struct wal_reader *reader, uint64_t seq, repl
     if (!segment)
         return error_set(err, REPLOG_ABORTED, "seq %" PRIu64 " was truncated under the reader",
                          seq);
-    if (status) return status;
+    replog_status status = file ? REPLOG_OK : open_file(wal, segment, &file, err);
+    if (status) {
+        leave_segment(reader);
+        return status;
+    }
+    reader->scan.file = file;
     if (sealed && seq > segment->header.first_seq) offset = sealed_offset(reader, seq);
     struct scan *scan = &reader->scan;
-    scan->file = segment->file;
     scan->segment = segment->header.number;
     scan->incarnation = segment->header.incarnation;
     scan->epoch = segment->header.epoch;

@@ -215,11 +215,12 @@ static replog_status prepare_cut(struct wal *wal, uint64_t keep_seq, struct cut 
 /* The log's state in memory after the cut; files follow. */
 static void apply_cut(struct wal *wal, struct cut *cut) {
     struct wal_segment *segment = wal->segments[cut->at], *active = wal->active;
+    struct disk_file *unused = NULL;
     pthread_mutex_lock(&wal->mutex);
     for (size_t i = cut->at + 1; i < wal->n_segments; i++)
         cut->numbers[cut->n_numbers++] = wal->segments[i]->header.number;
     wal->active = NULL;
-    if (active) wal_release(wal, active);
+    if (active) unused = wal_release(active);
     forget_segments(wal, cut->at + 1, wal->n_segments);
     segment->last = cut->copy.last;
     segment->data_end = cut->copy.data_end;
@@ -234,6 +235,7 @@ static void apply_cut(struct wal *wal, struct cut *cut) {
     atomic_store(&wal->tail_seq, cut->keep.seq);
     atomic_fetch_add(&wal->changes, 1);
     pthread_mutex_unlock(&wal->mutex);
+    if (unused) wal->disk->close(unused);
     wal->marked = cut->keep;
     wal->unsynced = false; /* finish_cut syncs what is left */
 }
@@ -290,8 +292,14 @@ replog_status wal_cut(struct wal *wal, uint64_t keep_seq, replog_error *err) {
 }
 
 /* ---- Pool */
+/* Half of the pool is for what truncation gives back: were it all filled ahead, a log that is
+ * truncated as it grows would write zeros and unlink files for ever, where renaming is enough. */
+static bool wants_spare(const struct wal *wal) {
+    return wal->n_spares < (wal->pool_segments + 1) / 2;
+}
+
 bool wal_spare_begin(struct wal *wal, struct wal_spare *spare) {
-    if (wal->n_spares >= wal->pool_segments) return false;
+    if (!wants_spare(wal)) return false;
     *spare = (struct wal_spare){.number = wal->next_number++};
     return true;
 }
@@ -359,6 +367,6 @@ replog_status wal_prepare(struct wal *wal, bool *more, replog_error *err) {
     if (status || wal->preparing.full) wal_spare_end(wal, &wal->preparing);
     if (status == REPLOG_RESOURCE_EXHAUSTED) return status;
     if (status) return wal_break(wal, err);
-    *more = wal->preparing.number || wal->n_spares < wal->pool_segments;
+    *more = wal->preparing.number || wants_spare(wal);
     return REPLOG_OK;
 }

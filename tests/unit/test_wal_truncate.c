@@ -91,13 +91,32 @@ static void test_recycling(void **state) {
     uint32_t segments = wal_n_segments(w->wal);
     assert_true(segments > 8);
     world_ok(w, wal_truncate(w->wal, world_pos(w, 30).seq, NULL, &w->err));
-    assert_int_equal(count_files(w, "spare-"), 2); /* the pool; the others are unlinked */
+    assert_int_equal(count_files(w, "spare-"), 4); /* the pool; the others are unlinked */
     assert_true(wal_n_segments(w->wal) < segments - 4);
-    world_fill(w, 3, 10, 5000); /* into files full of old groups */
+    world_fill(w, 3, 20, 5000); /* into files full of old groups */
     assert_int_equal(count_files(w, "spare-"), 0);
     world_check(w);
     world_reopen(w);
     assert_int_equal(wal_torn_bytes(w->wal), 0);
+    world_check(w);
+    world_free(w);
+}
+
+/* A log that is truncated as it grows takes what it gives back: nothing is made ahead for it, and
+ * nothing that was made is thrown away. */
+static void test_a_steady_log_prepares_nothing(void **state) {
+    (void)state;
+    struct world *w = filled(40, 5000);
+    size_t base = 0;
+    for (int i = 0; i < 30; i++) {
+        size_t keep = w->n - 16;
+        if (keep > base) world_ok(w, wal_truncate(w->wal, world_pos(w, keep).seq, NULL, &w->err));
+        base = keep;
+        struct wal_spare spare = {0};
+        assert_false(wal_spare_begin(w->wal, &spare));
+        world_fill(w, 3, 5, 5000);
+        assert_true(count_files(w, "spare-") >= 2);
+    }
     world_check(w);
     world_free(w);
 }
@@ -302,6 +321,73 @@ static void test_no_recycling_under_a_reader(void **state) {
     world_free(w);
 }
 
+/* ---- Calls of the disk that take long, above all the one that closes an unlinked file: its space
+ * is given back then, which keeps some file systems busy for a second. */
+static const struct disk *disk_under;
+static struct wal *asked;
+static unsigned n_asked, n_held;
+
+static void *ask(void *user) {
+    (void)user;
+    wal_retention_seq(asked, 0, 0);
+    return NULL;
+}
+
+/* Does another thread get an answer meanwhile? */
+static void ask_meanwhile(void) {
+    if (!asked) return;
+    pthread_t thread;
+    struct timespec until;
+    assert_int_equal(pthread_create(&thread, NULL, ask, NULL), 0);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 2;
+    n_asked++;
+    if (pthread_timedjoin_np(thread, NULL, &until) == 0) return;
+    n_held++;
+    pthread_detach(thread);
+}
+
+static replog_status open_and_ask(void *ctx, const char *path, enum disk_open how,
+                                  struct disk_file **file, replog_error *err) {
+    ask_meanwhile();
+    return disk_under->open(ctx, path, how, file, err);
+}
+
+static void close_and_ask(struct disk_file *file) {
+    ask_meanwhile();
+    disk_under->close(file);
+}
+
+static void test_nobody_waits_for_a_file(void **state) {
+    (void)state;
+    struct world *w = filled(12, 5000);
+    struct disk disk = *w->options.disk;
+    disk_under = w->options.disk;
+    disk.open = open_and_ask;
+    disk.close = close_and_ask;
+    w->options.disk = &disk;
+    world_reopen(w);
+    n_asked = n_held = 0;
+    asked = w->wal;
+    struct wal_reader *reader;
+    struct block_header h;
+    const uint8_t *bytes;
+    world_ok(w, wal_reader_open(w->wal, 1, &reader, &w->err));
+    world_ok(w, wal_reader_next(reader, UINT64_MAX, &h, &bytes, &w->err));
+    assert_true(n_asked > 0);
+    world_ok(w, wal_truncate(w->wal, world_pos(w, 8).seq, NULL, &w->err));
+    unsigned before = n_asked;
+    wal_reader_close(reader); /* the last user of an unlinked file */
+    assert_int_equal(n_asked, before + 1);
+    world_fill(w, 3, 12, 5000); /* segments are sealed */
+    world_ok(w, wal_cut(w->wal, world_pos(w, 14).seq, &w->err));
+    world_forget(w, 14);
+    assert_int_equal(n_held, 0);
+    asked = NULL;
+    world_check(w);
+    world_free(w);
+}
+
 /* Readers on threads of their own, while the log is cut and truncated under them: what they get is
  * a chain without gaps, or ABORTED. */
 struct beside {
@@ -377,6 +463,7 @@ int main(void) {
         cmocka_unit_test(test_truncate_everywhere),
         cmocka_unit_test(test_truncate_rounds_down),
         cmocka_unit_test(test_recycling),
+        cmocka_unit_test(test_a_steady_log_prepares_nothing),
         cmocka_unit_test(test_cut_everywhere),
         cmocka_unit_test(test_cut_within_a_group),
         cmocka_unit_test(test_cut_bounds),
@@ -384,6 +471,7 @@ int main(void) {
         cmocka_unit_test(test_no_recycling_under_a_reader),
         cmocka_unit_test(test_readers_and_cut),
         cmocka_unit_test(test_readers_and_truncation),
+        cmocka_unit_test(test_nobody_waits_for_a_file),
         cmocka_unit_test(test_readers_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
