@@ -18,12 +18,21 @@ static void found_damage(struct server *s, const char *text) {
     atomic_store(&s->damaged, true);
 }
 
+/* Where a round goes on that is at `seq` (0: it begins). One that truncation has overtaken goes to
+ * the middle of what is left: what lies at the edge is dropped next, and could not be recycled
+ * while it is read. */
+static uint64_t go_on_at(uint64_t seq, uint64_t first_seq, uint64_t end_seq) {
+    if (seq >= first_seq) return seq;
+    if (seq == 0 || end_seq < first_seq) return first_seq;
+    return first_seq + (end_seq - first_seq) / 2;
+}
+
 /* Checks up to READER_SLICES slices from *seq on. False when the round is over. */
 static bool scrub_some(struct server *s, uint64_t *seq) {
     struct wal_reader *reader;
     replog_error err;
     uint64_t first_seq = wal_first_seq(s->wal), end_seq = atomic_load(&s->readable_seq);
-    if (*seq < first_seq) *seq = first_seq;
+    *seq = go_on_at(*seq, first_seq, end_seq);
     if (*seq > end_seq) return false;
     replog_status st = wal_reader_open(s->wal, *seq, &reader, &err);
     if (st != REPLOG_OK) {
