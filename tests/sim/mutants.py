@@ -30,7 +30,7 @@ LIST = HERE / "mutants.txt"
 SEED_SECONDS = 60  # real time for one seed: far more than any takes
 SHRINK_SECONDS = 300
 SLACK = 4  # --update states so many times the seeds that were needed
-LEAST = 8  # and not less than this: a new fault draws other seeds
+LEAST = 40  # and not less than this: a new draw, or a default, makes other runs of the same seeds
 CRASHES = CHECKED, ENDED, ALARM = "[crash: CHECK]", "[crash: other end]", "[crash: alarm]"
 
 
