@@ -5,6 +5,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,8 +44,8 @@ enum {
 };
 
 struct node {
-    pid_t pid;   /* our child; 0: it ended */
-    pid_t other; /* started by hand; found when stopping */
+    pid_t pid; /* our child; 0: it ended */
+    int other; /* pidfd of one that was started by hand, found when stopping; -1: none */
     char dir[MAX_DIR_BYTES + 16], id[16], listen[32], http[32];
     char *argv[12]; /* of replogd */
 };
@@ -300,27 +302,45 @@ static int wait_ready(struct cli *cli, struct dev *d) {
 /* ---- Stopping
  * ------------------------------------------------------------------------------------ */
 
+/* A pidfd and no number: it never names another process, and it is readable only when every thread
+ * has let go of its files. A number's /proc entry loses its name long before that, with the lock
+ * of the data directory still held. */
+static int find_other(const struct node *node) {
+    pid_t pid = started_by_hand(node);
+    if (!pid) return -1;
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0 && errno != ESRCH) {
+        fprintf(stderr, "replog dev: process %d on %s was not started here and is left: %s\n",
+                (int)pid, node->dir, strerror(errno));
+    }
+    if (fd < 0) return -1;
+    if (is_node(pid, node->dir)) return fd; /* asked again: only now is it sure to be the same */
+    close(fd);
+    return -1;
+}
+
+static bool other_lives(const struct node *node) {
+    struct pollfd end = {.fd = node->other, .events = POLLIN};
+    return node->other >= 0 && poll(&end, 1, 0) != 1; /* an error tells nothing */
+}
+
 static void signal_all(struct dev *d, int number) {
     for (unsigned i = 0; i < d->n_nodes; i++) {
         struct node *node = &d->nodes[i];
         if (node->pid) kill(node->pid, number);
-        /* asked again each time: the number may have gone to another process since */
-        if (node->other && is_node(node->other, node->dir)) kill(node->other, number);
+        if (node->other >= 0) syscall(SYS_pidfd_send_signal, node->other, number, NULL, 0);
     }
 }
 
 static bool all_gone(struct dev *d) {
     unsigned left = reap(d, false);
-    for (unsigned i = 0; i < d->n_nodes; i++) {
-        const struct node *node = &d->nodes[i];
-        left += node->other && is_node(node->other, node->dir);
-    }
+    for (unsigned i = 0; i < d->n_nodes; i++) left += other_lives(&d->nodes[i]);
     return left == 0;
 }
 
 static int stop_nodes(struct dev *d) {
     reap(d, false);
-    for (unsigned i = 0; i < d->n_nodes; i++) d->nodes[i].other = started_by_hand(&d->nodes[i]);
+    for (unsigned i = 0; i < d->n_nodes; i++) d->nodes[i].other = find_other(&d->nodes[i]);
     signal_all(d, SIGTERM);
     for (uint64_t end = clock_mono_ms() + STOP_MS; clock_mono_ms() < end;) {
         if (all_gone(d)) return CLI_DONE;

@@ -80,19 +80,25 @@ declare -A node_pid=()   # of nodes, as their pid files and our own restarts say
 dev_pid="" append_pid=""
 logs="" kept=0 made_dir=0 finished=0
 
+# False only once it is reaped, and then none of its threads holds a file or a lock any more.
 running() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
-# Still the replogd that serves our directory, not another process with a reused number.
+gone() { ! running "$1"; }
+# Still the replogd that serves our directory, not another process with a reused number. What is
+# ending says no before it has let go of its files: that it is gone, only running() tells.
 is_ours() { running "$1" && tr '\0' '\n' <"/proc/$1/cmdline" 2>/dev/null | grep -qF -- "$dir/"; }
 
 end_all() {
     local pid waited
     [ -z "$append_pid" ] || kill "$append_pid" 2>/dev/null
-    [ -z "$dev_pid" ] || kill -TERM "$dev_pid" 2>/dev/null
-    for pid in "${node_pid[@]}"; do is_ours "$pid" && kill -TERM "$pid" 2>/dev/null; done
+    # dev ends every node, also those started by hand; a second signal would cut a node's end short.
+    if running "$dev_pid"; then
+        kill -TERM "$dev_pid" 2>/dev/null
+    else
+        for pid in "${node_pid[@]}"; do is_ours "$pid" && kill -TERM "$pid" 2>/dev/null; done
+    fi
     for ((waited = 0; waited < 300; waited++)); do
         local left=0
-        running "$dev_pid" && left=1
-        for pid in "${node_pid[@]}"; do is_ours "$pid" && left=1; done
+        for pid in $dev_pid "${node_pid[@]}"; do running "$pid" && left=1; done
         [ "$left" = 0 ] && break
         sleep 0.1
     done
@@ -176,6 +182,7 @@ same() { cmp -s "$1" "$2" || fail "$3: what came back differs ($1, $2: $(cmp "$1
 
 # restart ID: the same replogd command that dev had run, started by hand.
 restart() {
+    until_true 20 "the killed process of node $1 is gone" gone "${node_pid[$1]}"
     mapfile -d '' -t command <"$dir/command.$1"
     (cd "$(cat "$dir/cwd.$1")" && exec setsid "${command[@]}") >>"$logs/node$1.log" 2>&1 </dev/null &
     node_pid[$1]=$!
@@ -396,7 +403,7 @@ The cluster is running. Try:
   replog bench --seconds 5 --batch 100
   kill -9 ${node_pid[1]}          # and watch: replog status
 Pages: http://$(address 51)/ (52, 53); data and logs: $dir
-Stop it: kill $dev_pid ${node_pid[*]}
+Stop it: kill $dev_pid
 END
     exit 0
 fi

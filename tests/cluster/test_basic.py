@@ -1,9 +1,12 @@
 """The main job without faults, and the command line's contract."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import urllib.request
 
 from harness import (Failure, as_line, check, equal, free_port, needs, spawn, wait)
@@ -328,6 +331,53 @@ def test_dev_runs_a_cluster_and_stops_it(t):
         for pid in pids:
             check(not os.path.exists(f"/proc/{pid}/cmdline") or
                   b"replogd" not in open(f"/proc/{pid}/cmdline", "rb").read(), f"{pid} is left")
+
+
+# What a node that dies slowly looks like from /proc: the first thread is gone, and the command line
+# with it, while another thread still holds the files.
+SLOW_TO_DIE = """
+import ctypes, fcntl, os, signal, sys, threading, time
+held = open(sys.argv[2] + "/wal/LOCK", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+def die():
+    print("here", flush=True)
+    signal.sigwait([signal.SIGTERM])
+    gone.set()
+    time.sleep(4)
+    os._exit(0)
+gone = threading.Event()
+threading.Thread(target=die).start()
+gone.wait()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)  # exit: this thread only
+"""
+
+
+def test_dev_waits_until_a_node_started_by_hand_holds_nothing(t):
+    base = free_port() // 100 * 100 - 1000
+    directory = os.path.join(t.dir, "dev")
+    dev = spawn([t.replog, "dev", "--nodes", "3", "--dir", directory, "--base-port", str(base)],
+                stdout=subprocess.PIPE, stderr=open(os.path.join(t.dir, "dev.err"), "ab"))
+    check(dev.stdout.readline().startswith(b"ready leader="), "dev is not ready")
+    member = os.path.join(directory, "2")
+    pid_file = os.path.join(member, "replogd.pid")
+    os.kill(int(open(pid_file).read()), signal.SIGKILL)
+    wait(lambda: "node 2 ended" in open(os.path.join(t.dir, "dev.err")).read(), 10, "2 reported")
+    program = os.path.join(t.dir, "replogd")  # dev knows a node by its name and its directory
+    shutil.copy(os.path.realpath(sys.executable), program)
+    by_hand = spawn([program, "-c", SLOW_TO_DIE, "--dir", member], stdout=subprocess.PIPE,
+                    env=dict(os.environ, PYTHONHOME=sys.base_prefix))
+    equal(by_hand.stdout.readline(), b"here\n", "the node that was started by hand")
+    with open(pid_file, "w") as f:
+        f.write(f"{by_hand.pid}\n")
+    dev.terminate()
+    equal(dev.wait(30), 0, "exit status of dev")
+    with open(os.path.join(member, "wal", "LOCK"), "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure("dev ended, and a node still holds its directory") from None
+    equal(by_hand.wait(10), 0, "status of the node that was started by hand")
 
 
 def test_bench_reports_its_figures(t):
