@@ -74,23 +74,40 @@ def spawn(argv, **kwargs):
 _ports_held = []
 
 
-def free_port():
-    """A port of 127.0.0.1 in 9000..9999 on which nothing listens. It stays this test's until its
-    process ends, also while its node is down: an abstract socket of that name tells other tests."""
-    for _ in range(4000):
-        port = random.randrange(9000, 10000)
-        held = socket.socket(socket.AF_UNIX)
-        try:
-            held.bind(f"\0replog-test-port-{port}")
+def hold_ports(name, ports):
+    """Whether nothing listens on any of them and no other test holds `name`; from then on this
+    test does, by an abstract socket, until its process ends."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0replog-test-{name}")
+        for port in ports:
             with contextlib.closing(socket.socket()) as s:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 s.bind(("127.0.0.1", port))
-        except OSError:
-            held.close()
-            continue
-        _ports_held.append(held)
-        return port
+    except OSError:
+        held.close()
+        return False
+    _ports_held.append(held)
+    return True
+
+
+def free_port():
+    """A port of 127.0.0.1 in 9000..9999 on which nothing listens. It stays this test's until its
+    process ends, also while its node is down."""
+    for _ in range(4000):
+        port = random.randrange(9000, 10000)
+        if hold_ports(f"port-{port}", [port]):
+            return port
     raise Failure("no free port in 9000..9999")
+
+
+def free_hundred():
+    """The first of a hundred ports of 127.0.0.1 in 8000..8999 for a `replog dev` of three nodes:
+    they and their pages lie together there. Held as free_port's are."""
+    for base in random.sample(range(8000, 9000, 100), 10):
+        if hold_ports(f"hundred-{base}", [base + i for i in (1, 2, 3, 51, 52, 53)]):
+            return base
+    raise Failure("no free hundred of ports in 8000..8999")
 
 
 class Result:

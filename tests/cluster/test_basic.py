@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 
-from harness import (Failure, as_line, check, equal, free_port, needs, spawn, wait)
+from harness import (Failure, as_line, check, equal, free_hundred, free_port, needs, spawn, wait)
 
 
 def test_three_nodes_hold_the_same_log(t):
@@ -298,7 +298,7 @@ def test_sync_mode_none(t):
 
 
 def test_dev_runs_a_cluster_and_stops_it(t):
-    base = free_port() // 100 * 100 - 1000  # 8xxx, so that nodes and pages lie together
+    base = free_hundred()
     directory = os.path.join(t.dir, "dev with space")
     pids = []
     for run in (1, 2):
@@ -354,7 +354,7 @@ ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)  # ex
 
 
 def test_dev_waits_until_a_node_started_by_hand_holds_nothing(t):
-    base = free_port() // 100 * 100 - 1000
+    base = free_hundred()
     directory = os.path.join(t.dir, "dev")
     dev = spawn([t.replog, "dev", "--nodes", "3", "--dir", directory, "--base-port", str(base)],
                 stdout=subprocess.PIPE, stderr=open(os.path.join(t.dir, "dev.err"), "ab"))
