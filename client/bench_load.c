@@ -29,7 +29,8 @@ struct run {
     replog_batch *plain; /* shared by all slots without keys; never changed */
     struct slot *slots;
     uint64_t begin_ns, from_ns, end_ns; /* from_ns to end_ns counts */
-    uint64_t n_sent;                    /* of the pacer, then of who joined it */
+    uint64_t first_key;                 /* where in 2^64 the keys begin */
+    _Atomic uint64_t n_sent;            /* of an open load */
     atomic_bool ending;
     _Atomic uint64_t records, errors; /* so far; for the progress line too */
     pthread_mutex_t mu;               /* of what is below, and of first_error */
@@ -47,7 +48,7 @@ static bool fill(const struct run *r, replog_batch *batch, uint64_t number, repl
         char key[40];
         size_t key_bytes = 0;
         if (load->keyed) {
-            uint64_t state = number * load->batch + i;
+            uint64_t state = r->first_key + number * load->batch + i;
             key_bytes = (size_t)snprintf(key, sizeof key, "bench-%016" PRIx64, rng_next(&state));
         }
         if (replog_batch_put(batch, key, key_bytes, r->value, load->size_bytes, err)) return false;
@@ -143,28 +144,44 @@ static uint64_t due_at(const struct run *r, uint64_t n) {
     return r->begin_ns + (uint64_t)((double)n * 1e9 / (double)r->load->rate);
 }
 
+/* How many were due before `at_ns`. */
+static uint64_t n_due(const struct run *r, uint64_t at_ns) {
+    if (at_ns <= r->begin_ns) return 0;
+    uint64_t n = (uint64_t)((double)(at_ns - r->begin_ns) * (double)r->load->rate / 1e9);
+    while (n && due_at(r, n - 1) >= at_ns) n--;
+    while (due_at(r, n) < at_ns) n++;
+    return n;
+}
+
 static void *pace(void *arg) {
     struct run *r = arg;
     (void)prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
-    while (!atomic_load(&r->ending) && due_at(r, r->n_sent) < r->end_ns) {
-        uint64_t due_ns = due_at(r, r->n_sent);
+    for (;;) {
+        uint64_t due_ns = due_at(r, atomic_load(&r->n_sent));
+        if (atomic_load(&r->ending) || due_ns >= r->end_ns) break;
         if (clock_mono_ns() < due_ns) sleep_until(due_ns);
         struct slot *slot = take_slot(r);
         if (!slot) break;
         start(slot, due_ns);
-        r->n_sent++;
+        atomic_fetch_add(&r->n_sent, 1);
     }
     return NULL;
 }
 
-/* What was due and found no place: its latency is at least what it has waited. */
-static void count_unsent(struct run *r) {
-    uint64_t now_ns = clock_mono_ns(), last_ns = now_ns < r->end_ns ? now_ns : r->end_ns;
-    for (uint64_t n = r->n_sent; due_at(r, n) < last_ns; n++) {
-        uint64_t due_ns = due_at(r, n);
-        if (due_ns < r->from_ns) continue;
-        histogram_add(&r->figures->latency, last_ns - due_ns);
-        r->figures->late++;
+/* What was due before `end_ns` and found no place: its latency is at least what it has waited by
+ * then. A bucket of the histogram at a time, for there may be billions. */
+static void count_unsent(struct run *r, uint64_t end_ns) {
+    uint64_t n = n_due(r, r->from_ns), end = n_due(r, end_ns);
+    if (n < r->n_sent) n = r->n_sent;
+    while (n < end) {
+        uint64_t waited_ns = end_ns - due_at(r, n);
+        unsigned bucket = histogram_bucket(waited_ns);
+        uint64_t below_ns = bucket ? histogram_bucket_max(bucket - 1) : 0;
+        uint64_t next = n_due(r, end_ns - below_ns); /* the first that waited no longer than that */
+        if (next > end) next = end;
+        histogram_add_many(&r->figures->latency, waited_ns, next - n);
+        r->figures->late += next - n;
+        n = next;
     }
 }
 
@@ -204,33 +221,60 @@ static bool prepare(struct run *r, replog_error *err) {
     return fill(r, r->plain, 0, err);
 }
 
-static void show(struct run *r, struct progress *progress) {
-    uint64_t now_ns = clock_mono_ns();
-    if (!progress_due(progress)) return;
+/* The rate since the line before: a stall shows while it lasts. */
+struct shown {
+    struct progress progress;
+    uint64_t at_ns, records;
+};
+
+static void show(struct run *r, struct shown *last) {
+    uint64_t now_ns = clock_mono_ns(), records = atomic_load(&r->records);
+    uint64_t errors = atomic_load(&r->errors), sent = atomic_load(&r->n_sent), due = sent;
+    if (!progress_due(&last->progress)) return;
+    if (r->load->rate) due = n_due(r, now_ns < r->end_ns ? now_ns : r->end_ns);
+    char behind[48] = "";
+    if (due > sent) snprintf(behind, sizeof behind, "  %" PRIu64 " due and unsent", due - sent);
     if (now_ns < r->from_ns) {
-        progress_line("warming up");
+        progress_line("warming up  %" PRIu64 " errors%s", errors, behind);
+        last->at_ns = now_ns;
         return;
     }
-    double s = (double)(now_ns - r->from_ns) / 1e9;
-    progress_line("%4.1f s  %.0f records/s  %" PRIu64 " errors", s,
-                  (double)atomic_load(&r->records) / s, atomic_load(&r->errors));
+    double s = (double)(now_ns - r->from_ns) / 1e9, since_s = (double)(now_ns - last->at_ns) / 1e9;
+    progress_line("%4.1f s  %.0f records/s, now %.0f  %" PRIu64 " errors%s", s, (double)records / s,
+                  (double)(records - last->records) / since_s, errors, behind);
+    last->at_ns = now_ns;
+    last->records = records;
 }
 
-static void wait_for_end(struct run *r) {
-    struct progress progress;
-    progress_start(&progress);
+/* Returns when it ended: end_ns, or earlier. */
+static uint64_t wait_for_end(struct run *r) {
+    struct shown shown = {.at_ns = r->begin_ns};
+    progress_start(&shown.progress);
     while (clock_mono_ns() < r->end_ns && !atomic_load(&r->ending) && !cli_interrupted()) {
         struct timespec t = {.tv_nsec = LOOK_MS * 1000000L};
         nanosleep(&t, NULL);
-        show(r, &progress);
+        show(r, &shown);
     }
     uint64_t now_ns = clock_mono_ns(), until_ns = now_ns < r->end_ns ? now_ns : r->end_ns;
-    r->figures->counted_ns = until_ns > r->from_ns ? until_ns - r->from_ns : 0;
-    progress_end(&progress);
+    struct bench_figures *f = r->figures;
+    f->counted_ns = until_ns > r->from_ns ? until_ns - r->from_ns : 0;
+    if (until_ns < r->end_ns)
+        f->ended_early = cli_interrupted() ? "interrupted" : "1,000 appends in a row failed";
+    progress_end(&shown.progress);
+    return until_ns;
 }
 
 uint64_t bench_append_bytes(const struct bench_load *load) {
     return load->batch * (load->size_bytes + 128);
+}
+
+/* Each append has its answer when its timeout is over at the latest. */
+static void drain(const struct run *r) {
+    if (cli_interrupted()) {
+        cli_release_signals();
+        fprintf(stderr, "replog: waiting for the appends in flight; again to quit at once\n");
+    }
+    while (replog_flush(r->load->client, DRAIN_MS, NULL)) continue;
 }
 
 replog_status bench_run(const struct bench_load *load, struct bench_figures *figures,
@@ -243,6 +287,8 @@ replog_status bench_run(const struct bench_load *load, struct bench_figures *fig
         return err->status;
     }
     r.begin_ns = clock_mono_ns();
+    r.first_key = r.begin_ns;
+    r.first_key = rng_next(&r.first_key);
     r.from_ns = r.begin_ns + load->warmup_ms * 1000000u;
     r.end_ns = r.from_ns + load->count_ms * 1000000u;
     int failed = load->rate ? pthread_create(&pacer, NULL, pace, &r) : 0;
@@ -252,13 +298,12 @@ replog_status bench_run(const struct bench_load *load, struct bench_figures *fig
     }
     for (uint64_t i = 0; !load->rate && i < load->inflight; i++)
         start(&r.slots[i], clock_mono_ns());
-    wait_for_end(&r);
-    bool cut_short = clock_mono_ns() < r.end_ns;
-    if (!load->rate || cut_short) atomic_store(&r.ending, true);
+    uint64_t until_ns = wait_for_end(&r);
+    if (!load->rate || until_ns < r.end_ns) atomic_store(&r.ending, true);
     if (load->rate) pthread_join(pacer, NULL);
     atomic_store(&r.ending, true);
-    while (replog_flush(load->client, DRAIN_MS, NULL)) continue;
-    if (load->rate && !cut_short) count_unsent(&r);
+    drain(&r);
+    if (load->rate) count_unsent(&r, until_ns);
     figures->records = r.records;
     figures->errors = r.errors;
     discard(&r);

@@ -20,7 +20,7 @@ struct bench_load {
     uint64_t inflight;   /* appends; an open load waits when there are more */
     uint64_t rate;       /* appends due per second; 0: closed */
     uint64_t warmup_ms, count_ms;
-    bool keyed; /* with keys, spread over 2^64 */
+    bool keyed; /* with keys, spread over 2^64, that no run before had */
 };
 
 struct bench_figures {
@@ -29,13 +29,15 @@ struct bench_figures {
     uint64_t late;            /* open: appends that were due and could not even be sent */
     uint64_t errors;
     uint64_t counted_ns;
+    const char *ended_early;  /* why; NULL: it ran its time */
     replog_error first_error; /* status 0: none */
 };
 
-/* About how many bytes one append holds in flight, for the client's window. 0: out of memory. */
+/* About how many bytes one append holds in flight, for the client's window. */
 uint64_t bench_append_bytes(const struct bench_load *load);
 /* Runs the load to its end, or until it is interrupted or 1,000 appends in a row failed, with a
- * progress line. Every append has its answer on return. RESOURCE_EXHAUSTED: no memory or thread. */
+ * progress line. Every append has its answer on return; who interrupts a second time ends the
+ * process. RESOURCE_EXHAUSTED: no memory or thread. */
 replog_status bench_run(const struct bench_load *load, struct bench_figures *figures,
                         replog_error *err);
 

@@ -78,5 +78,7 @@ void progress_end(const struct progress *p);
 /* SIGINT, SIGTERM and SIGHUP set this, once cli_catch_signals was called. */
 bool cli_interrupted(void);
 void cli_catch_signals(void);
+/* From now on a signal ends the process, as if none had been caught. */
+void cli_release_signals(void);
 
 #endif

@@ -226,8 +226,8 @@ bool cli_interrupted(void) {
     return interrupted != 0;
 }
 
-void cli_catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal}, before;
+static void handle_signals(void (*handler)(int)) {
+    struct sigaction action = {.sa_handler = handler}, before;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -235,4 +235,12 @@ void cli_catch_signals(void) {
     if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
         sigaction(SIGHUP, &action, NULL);
     }
+}
+
+void cli_catch_signals(void) {
+    handle_signals(on_signal);
+}
+
+void cli_release_signals(void) {
+    handle_signals(SIG_DFL);
 }

@@ -40,6 +40,7 @@ enum {
     POLL_MS = 100,
     READY_CALL_MS = 500, /* one question whether the cluster serves */
     PORT_WAIT_MS = 5000, /* for the nodes of a dev that was killed */
+    LESS_WAIT_MS = 5000, /* for those that are left to serve, once one has ended */
     STOP_MS = 10000      /* from SIGTERM to SIGKILL */
 };
 
@@ -244,14 +245,48 @@ static bool start_nodes(struct dev *d) {
 /* ---- Watching
  * ------------------------------------------------------------------------------------ */
 
+/* A word of a command, so that a shell takes it for one. */
+static void print_quoted(const char *word) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "-_./,:=@%+";
+    if (*word && !word[strspn(word, plain)]) {
+        fprintf(stderr, " %s", word);
+        return;
+    }
+    fputs(" '", stderr);
+    for (; *word; word++) {
+        if (*word == '\'')
+            fputs("'\\''", stderr);
+        else
+            fputc(*word, stderr);
+    }
+    fputc('\'', stderr);
+}
+
+/* What a node that ended by itself said last: why. */
+static void print_last_line(const char *log) {
+    char tail[1024], *last = tail;
+    FILE *f = fopen(log, "r");
+    if (!f) return;
+    (void)fseek(f, -(long)(sizeof tail - 1), SEEK_END); /* a shorter file: from its beginning */
+    size_t n = fread(tail, 1, sizeof tail - 1, f);
+    fclose(f);
+    while (n && tail[n - 1] == '\n') n--;
+    tail[n] = '\0';
+    if (strrchr(tail, '\n')) last = strrchr(tail, '\n') + 1;
+    fprintf(stderr, "  %s\n", last);
+}
+
 static void report_end(const struct dev *d, unsigned i, int status) {
     const struct node *node = &d->nodes[i];
-    fprintf(stderr,
-            "replog dev: node %u ended %s %d; its log is %s/replogd.log; to start it again:\n ",
-            i + 1, WIFSIGNALED(status) ? "by signal" : "with status",
-            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), node->dir);
-    for (int k = 0; node->argv[k]; k++) fprintf(stderr, " %s", node->argv[k]);
+    char log[PATH_MAX + 16];
+    snprintf(log, sizeof log, "%s/replogd.log", node->dir);
+    fprintf(stderr, "replog dev: node %u ended %s %d; its log is %s; to start it again:\n ", i + 1,
+            WIFSIGNALED(status) ? "by signal" : "with status",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), log);
+    for (int k = 0; node->argv[k]; k++) print_quoted(node->argv[k]);
     fputc('\n', stderr);
+    if (!WIFSIGNALED(status)) print_last_line(log);
 }
 
 /* Notes which children ended; returns how many live. */
@@ -284,15 +319,21 @@ static bool serves(struct cli *cli, uint64_t *leader) {
 }
 
 static int wait_ready(struct cli *cli, struct dev *d) {
-    uint64_t leader = 0;
+    uint64_t leader = 0, less_since_ms = 0;
     while (!cli_interrupted()) {
-        if (reap(d, true) < d->n_nodes / 2 + 1) {
+        unsigned alive = reap(d, true);
+        if (alive < d->n_nodes / 2 + 1) {
             return cli_failed(REPLOG_UNAVAILABLE, "too few nodes are left for a majority");
         }
         if (serves(cli, &leader)) {
             printf("ready leader=%" PRIu64 " endpoints=%s\n", leader, d->endpoints);
             fflush(stdout);
             return CLI_DONE;
+        }
+        /* A new cluster is founded by all its members or not at all. */
+        if (alive < d->n_nodes && !less_since_ms) less_since_ms = clock_mono_ms();
+        if (less_since_ms && clock_mono_ms() > less_since_ms + LESS_WAIT_MS) {
+            return cli_failed(REPLOG_UNAVAILABLE, "the nodes that are left do not serve");
         }
         pause_ms(POLL_MS);
     }

@@ -21,7 +21,8 @@ static inline unsigned histogram_bucket(uint64_t value) {
            (unsigned)((value >> shift) & ((1u << HISTOGRAM_SUB_BITS) - 1));
 }
 
-/* The largest value that falls into the bucket. */
+/* The largest value that falls into the bucket; those that do are all above that of the one before.
+ */
 static inline uint64_t histogram_bucket_max(unsigned bucket) {
     if (bucket < 1u << HISTOGRAM_SUB_BITS) return bucket;
     unsigned shift = (bucket >> HISTOGRAM_SUB_BITS) - 1;
@@ -29,10 +30,14 @@ static inline uint64_t histogram_bucket_max(unsigned bucket) {
     return (sub << shift) + ((1ull << shift) - 1);
 }
 
+static inline void histogram_add_many(struct histogram *h, uint64_t value, uint64_t n) {
+    h->buckets[histogram_bucket(value)] += n;
+    h->count += n;
+    if (n && value > h->max) h->max = value;
+}
+
 static inline void histogram_add(struct histogram *h, uint64_t value) {
-    h->buckets[histogram_bucket(value)]++;
-    h->count++;
-    if (value > h->max) h->max = value;
+    histogram_add_many(h, value, 1);
 }
 
 /* The value that `per_mille` of all lie at or below; 0 when there are none. */

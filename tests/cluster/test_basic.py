@@ -3,10 +3,12 @@
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 from harness import (Failure, as_line, check, equal, free_hundred, free_port, needs, spawn, wait)
@@ -380,14 +382,83 @@ def test_dev_waits_until_a_node_started_by_hand_holds_nothing(t):
     equal(by_hand.wait(10), 0, "status of the node that was started by hand")
 
 
+def test_dev_says_why_it_cannot_be_ready_and_ends(t):
+    base = free_hundred()
+    directory = os.path.join(t.dir, "it's a dir")
+
+    def dev(nodes):
+        return spawn([t.replog, "dev", "--nodes", nodes, "--dir", directory, "--base-port",
+                      str(base)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    alone = dev("1")
+    check(alone.stdout.readline().startswith(b"ready leader=1"), "one node is ready")
+    alone.terminate()
+    equal(alone.wait(30), 0, "exit status of dev")
+    three = dev("3")  # its member 1 belongs to a cluster of one
+    out, err = three.communicate(timeout=40)
+    equal((three.returncode, out), (1, b""), "never ready")
+    for said in ("node 1 ended with status 1", "has the members 1", "that are left do not serve"):
+        check(said in err.decode(), f"{said!r} is missing: {err.decode()}")
+    command = err.decode().split("to start it again:\n")[1].split("\n")[0]
+    equal(shlex.split(command)[shlex.split(command).index("--dir") + 1],
+          os.path.join(directory, "1"), "the directory in the command, for a shell")
+
+
 def test_bench_reports_its_figures(t):
     c = t.cluster(3)
-    for args in (["--inflight", "16"], ["--batch", "10"], ["--keyed"], ["--read"]):
+    latency = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
+    for args in (["--inflight", "16"], ["--batch", "10"], ["--keyed"]):
         got = c.cli("bench", "--seconds", "1", "--size", "256", *args, timeout=30).ok().json[-1]
-        for field in ("records_per_s", "mib_per_s", "p50_us", "p99_us", "p999_us", "errors"):
-            check(field in got, f"bench {args}: {got}")
-        equal(got["errors"], 0, f"errors of bench {args}")
-        check(got["records_per_s"] > 0, f"bench {args}: {got}")
+        check(all(got[field] > 0 for field in (*latency, "records_per_s", "mib_per_s", "count")),
+              f"bench {args}: {got}")
+        equal((got["errors"], got["ended_early"], got["seconds"]), (0, False, 1), f"bench {args}")
+    got = c.cli("bench", "--seconds", "1", "--read", timeout=30).ok().json[-1]
+    check(got["records_per_s"] > 0 and got["count"] == 0, f"reading: {got}")
+    check(not any(field in got for field in latency), f"a latency of no append: {got}")
+    refused = c.cli("bench", "--keyed", "--read")
+    check(refused.rc == 2 and "--keyed is for appends" in refused.text, f"{refused}")
+
+
+def test_bench_tells_of_appends_that_failed(t):
+    c = t.cluster(3)
+    others = c.others(c.leader())
+
+    def bench(*args):
+        return c.cli("bench", "--timeout", "300", "--seconds", "20", "--warmup", "0", *args,
+                     timeout=60)
+    for node in others:
+        node.pause()
+    try:
+        closed = bench("--inflight", "1000")
+        opened = bench("--rate", "20000")
+    finally:
+        for node in others:
+            node.resume()
+    for r in (closed, opened):
+        equal(r.rc, 1, "exit status")
+        got = r.json[-1]
+        check(got["ended_early"] and got["errors"] >= 1000 and 0.2 < got["seconds"] < 15, f"{got}")
+    check("p50_us" not in closed.json[-1], f"nothing was answered: {closed.json[-1]}")
+    got = opened.json[-1]  # the window took 1,024; all the others were due as well
+    check(abs(got["count"] - 20000 * got["seconds"]) < 500 and got["late"] > got["count"] - 2500,
+          f"what was due: {got}")
+
+
+def test_an_interrupted_bench_can_be_hurried(t):
+    c = t.cluster(3)
+    others = c.others(c.leader())
+    for node in others:
+        node.pause()
+    try:
+        bench = spawn([t.replog, "-e", c.endpoints, "--timeout", "30000", "bench", "--warmup", "0",
+                       "--dir", t.dir], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        time.sleep(2.5)  # a second of it is the disk's
+        bench.send_signal(signal.SIGINT)
+        check(b"again to quit" in bench.stderr.readline(), "it says that it waits")
+        bench.send_signal(signal.SIGINT)
+        equal(bench.wait(5), -signal.SIGINT, "ended by the second signal")
+    finally:
+        for node in others:
+            node.resume()
 
 
 def test_an_open_load_counts_from_when_appends_were_due(t):
@@ -399,6 +470,7 @@ def test_an_open_load_counts_from_when_appends_were_due(t):
     check(45 <= even["records_per_s"] <= 51 and even["late"] == 0, f"50 a second: {even}")
     held_up = bench("--rate", "1000000", "--inflight", "2")
     check(held_up["late"] > 0 and held_up["p50_us"] > 300000, f"far too many a second: {held_up}")
+    equal(held_up["count"], 2000000, "every one that was due")
     equal(c.cli("bench", "--rate", "5", "--read").rc, 2, "wrong usage")
 
 
