@@ -1,5 +1,5 @@
 /* Append and AppendStream: requests are decoded straight from the received bytes into a block, go
- * to the node thread at once, and are answered in the order in which they came. */
+ * to the node at once, and are answered in the order in which they came. */
 #include <inttypes.h>
 #include <stdlib.h>
 

@@ -15,7 +15,7 @@ enum {
     MAX_INBOUND = 64
 };
 
-/* To one other member; node thread only, but for `channel`. */
+/* To one other member; only in a turn, but for `channel`. */
 struct link {
     uint64_t id;
     struct rpc_channel *channel;
@@ -48,7 +48,7 @@ struct peers {
     struct link links[RAFT_MAX_MEMBERS];
     unsigned n_links;
     uint64_t seed;
-    struct buffer head; /* of the message being sent; node thread */
+    struct buffer head; /* of the message being sent; in a turn */
     pthread_mutex_t lock;
     struct inbound *inbound;
     unsigned n_inbound;

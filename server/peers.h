@@ -8,7 +8,7 @@
 
 replog_status peers_start(struct server *s, replog_error *err);
 
-/* ---- On the node thread */
+/* ---- In a turn (server.h) */
 /* Starts streams that are due, and steps what came of it into the node. */
 void peers_tick(struct server *s, uint64_t now_ms, struct node_effects *fx);
 /* An event of a peer is about to be stepped: keeps the links' states in step with the node's, and

@@ -3,7 +3,8 @@
  *
  *   rpc callbacks --events--> node thread --jobs--> wal thread, apply thread, reader pool, peers
  *                                  ^------events (done)-------------'
- * Only the node thread touches `node`. Others see `view`, a copy of its snapshot.
+ * Whoever turns `node` holds its lock: the node thread, or a thread that brings it events and helps
+ * (node_thread.c). "In a turn" means with that lock. Others see `view`, a copy of its snapshot.
  * Hides: how events travel and how requests get their answers. */
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H

@@ -1,5 +1,5 @@
 /* services.h: the handlers of the gRPC services, as server.c registers them. They run on rpc's
- * threads and never block: appends go to the node thread as they are decoded, what reads from the
+ * threads and never block: appends go to the node as they are decoded, what reads from the
  * disk goes to the reader pool.
  * Hides: requests, streams and their order. */
 #ifndef SERVER_SERVICES_H

@@ -4,8 +4,10 @@
  * Hides: founding, admission, the memory tail that feeds followers, acknowledgement, read indexes,
  * checkpoints and truncation.
  *
- * Who owns what: one thread (the node thread) calls everything here. The wal is written by the
- * shell (wal thread) as effects say; the node itself only reads from it at node_open. */
+ * Who owns what: calls come one at a time (the shell has a lock for them). The wal is written by
+ * the shell (wal thread) as effects say; the node itself reads from it at node_open, and later one
+ * block of it where a seq lies below what memory holds: a tail that is cut there, a peer's block.
+ */
 #ifndef NODE_NODE_H
 #define NODE_NODE_H
 

@@ -2,9 +2,9 @@
  *
  * The way of an append: all pieces are checked against the tail; then group by group: the segment
  * is rolled if the group does not fit, the file is grown (so that a full disk shows before anything
- * is written), header, blocks and padding are written (past the page cache, in writes of 2 MiB at
- * most; or, buffered, in one), and the new tail is published under the mutex. wal_sync makes the
- * published tail the durable one. */
+ * is written), header, blocks and padding are written (past the page cache, in writes of
+ * RECENT_WRITE_BYTES at most; or, buffered, in one), and the new tail is published under the mutex.
+ * wal_sync makes the published tail the durable one. */
 #include "wal/log.h"
 
 #include <inttypes.h>
