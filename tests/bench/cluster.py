@@ -169,7 +169,8 @@ class Cluster:
     # ---- Loads
 
     def begin(self, name, *args):
-        command = self.program("bench", "--size", str(RECORD_BYTES), "--dir", self.directory, *args)
+        appends = ["--size", str(RECORD_BYTES), "--dir", self.directory]
+        command = self.program("bench", *([] if "--read" in args else appends), *args)
         return Load(self, name, self.group.start(name, command))
 
     def bench(self, name, seconds, *args):

@@ -7,42 +7,43 @@ import shutil
 import sys
 import tempfile
 
+import options
 import picture
 import report
 from processes import Failed, Group
-from steps import HERE, ROOT, build_release, end_on_signals, say, settle, step
+from steps import (HERE, ROOT, build_release, end_on_signals, install_packages, say, settle,
+                   step)
 from systems import FLOOR_LOADS, RECORD_BYTES, SYSTEMS, WARMUP_S, Replog
 
 LIMIT_S = 2  # for each raw limit
+ROUNDS, SECONDS = 3, 5  # at least, for the page
 
 
-def options():
+def parse():
     p = argparse.ArgumentParser(
         prog="compare.sh", description="Compares replog with five other systems on this machine.")
     names = [s.name for s in SYSTEMS]
-    p.add_argument("--rounds", type=int, default=3, help="how often each system runs (default 3)")
-    p.add_argument("--seconds", type=int, default=5, help="how long each load counts (default 5)")
+    p.add_argument("--rounds", type=int, default=ROUNDS,
+                   help=f"how often each system runs (default {ROUNDS})")
+    p.add_argument("--seconds", type=int, default=SECONDS,
+                   help=f"how long each load counts (default {SECONDS})")
     p.add_argument("--only", metavar="NAME,NAME", help="of " + ", ".join(names))
-    p.add_argument("--dir", default=os.environ.get("TMPDIR") or "/tmp",
-                   help="where the data goes, in a new folder that is removed at the end "
-                        "(default: TMPDIR or /tmp)")
-    p.add_argument("--out", help="where results.json, table.md and performance.svg go "
-                                 "(default: build-bench)")
+    p.add_argument("--out", help="where results.json, table.md and performance.svg go (default: "
+                   "the folder of --build; there a run with --only, or with fewer rounds or "
+                   "seconds than by default, has names with -partial in them)")
     p.add_argument("--build", default=os.path.join(ROOT, "build-bench"),
                    help="where the load generators are built (default: build-bench)")
-    p.add_argument("--bin", help="a built replog (default: builds the release preset)")
-    p.add_argument("--skip-install", action="store_true", help="take the machine as it is")
-    p.add_argument("--write", action="store_true",
-                   help="also into docs/performance.md and docs/performance.svg")
+    options.add_shared(p)
+    p.add_argument("--write", action="store_true", help="also into docs/performance.md and "
+                   "docs/performance.svg, if nothing failed")
     o = p.parse_args()
-    o.systems = o.only.split(",") if o.only else names
-    unknown = [n for n in o.systems if n not in names]
-    if unknown:
-        p.error(f"no system is named {unknown[0]}")
+    o.systems = options.chosen(p, o.only, names, names, "system")
     if o.rounds < 1 or o.seconds < 1:
         p.error("--rounds and --seconds must be at least 1")
-    if o.write and o.only:
-        p.error("--write wants all systems")
+    partial = set(o.systems) != set(names) or o.rounds < ROUNDS or o.seconds < SECONDS
+    if o.write and partial:
+        p.error(f"--write wants all systems, {ROUNDS} rounds and {SECONDS} seconds at least")
+    o.suffix = "-partial" if partial and not o.out else ""  # a whole run's files stay
     o.out = os.path.abspath(o.out or o.build)
     o.build, o.dir = os.path.abspath(o.build), os.path.abspath(o.dir)
     return o
@@ -59,8 +60,7 @@ def prepare(o):
         if name.endswith(".why"):
             os.remove(os.path.join(o.build, name))
     if not o.skip_install:
-        if step(["bash", "deploy/packages.sh"]):
-            sys.exit("compare.sh: what replog needs could not be installed")
+        install_packages("compare.sh")
         step(["bash", os.path.join(HERE, "peers", "install.sh"), o.build, "picture"] + peers)
     if step(["bash", os.path.join(HERE, "peers", "build.sh"), o.build] + peers):
         sys.exit("compare.sh: the programs for the raw limits do not build")
@@ -86,17 +86,27 @@ class Comparison:
             "versions": report.versions(o.systems, ROOT),
             "options": {"rounds": o.rounds, "seconds": o.seconds, "warmup_s": WARMUP_S,
                         "record_bytes": RECORD_BYTES, "systems": o.systems},
-            "runs": [], "limits": [], "failures": [], "busy_before": [],
+            "rounds_done": 0, "runs": [], "limits": [], "failures": [], "busy_before": [],
         }
 
     def run(self):
+        try:
+            self.run_rounds()
+        except SystemExit:  # a signal; what whole rounds have given is told
+            if self.results["rounds_done"]:
+                print(report.text(report.whole_rounds(self.results)))
+            raise
+
+    def run_rounds(self):
+        for name, reason in self.reasons.items():
+            self.failed(0, name, None, reason)
         for number in range(1, self.o.rounds + 1):
             self.measure_limits(number)
             for kind in SYSTEMS:
                 if kind.name in self.o.systems and kind.name not in self.reasons:
                     self.run_system(number, kind)
-        for name, reason in self.reasons.items():
-            self.failed(0, name, None, reason)
+            self.results["rounds_done"] = number
+            write_results(self.o, self.results)
 
     def failed(self, number, system, load, reason):
         say(f"round {number} {system}{' ' + load if load else ''}: FAILED: {reason}")
@@ -162,31 +172,50 @@ class Comparison:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def write_out(o, results):
-    with open(os.path.join(o.out, "results.json"), "w") as f:
+def out_path(o, name, extension):
+    return os.path.join(o.out, f"{name}{o.suffix}.{extension}")
+
+
+def write_results(o, results):
+    """Round by round; only with the last one do they take the place of an earlier run's."""
+    path, unfinished = (out_path(o, name, "json") for name in ("results", "results-unfinished"))
+    with open(unfinished, "w") as f:
         json.dump(results, f, indent=1)
         f.write("\n")
+    if results["rounds_done"] == o.rounds:
+        os.replace(unfinished, path)
+
+
+def write_out(o, results):
     text = report.text(results)
-    with open(os.path.join(o.out, "table.md"), "w") as f:
+    with open(out_path(o, "table", "md"), "w") as f:
         f.write(text + "\n")
     print(text)
-    drawn = os.path.join(o.out, "performance.svg")
+    drawn = out_path(o, "performance", "svg")
     try:
         picture.draw(results, drawn)
     except Failed as e:
         sys.exit(f"compare.sh: no picture: {e}")
-    if o.write:
+    if o.write and results["failures"]:
+        say("compare.sh: something failed (see above), so docs/performance.md stays as it was")
+    elif o.write:
         report.write_page(os.path.join(ROOT, "docs", "performance.md"), results, "performance.svg")
         shutil.copyfile(drawn, os.path.join(ROOT, "docs", "performance.svg"))
 
 
 def main():
-    o = options()
+    o = parse()
     os.environ["PATH"] += ":/usr/sbin"  # nats-server's place, which not every user has
     end_on_signals()
-    if report.file_system(o.dir).startswith("tmpfs"):
-        sys.exit(f"compare.sh: {o.dir} is in memory, where nothing is durable: use --dir")
+    options.refuse_bad_places("compare.sh", o)
+    version = report.tree_version(ROOT)
+    if o.write and not report.names_a_commit(version):
+        options.refuse("compare.sh", "--write wants figures of a commit, and this tree has "
+                       f"changes: {version or 'no version'}")
     reasons = prepare(o)
+    if o.write and reasons:
+        options.refuse("compare.sh", "--write wants all systems, and these cannot run: " +
+                       "; ".join(f"{name}: {why}" for name, why in reasons.items()))
     data_dir = tempfile.mkdtemp(prefix="replog-compare-", dir=o.dir)
     try:
         comparison = Comparison(o, reasons, data_dir)

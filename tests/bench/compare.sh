@@ -4,7 +4,4 @@
 # says how). Installs and builds what it needs.
 # usage: tests/bench/compare.sh [OPTION...]      (--help lists the options)
 set -eu
-cd "$(dirname "$0")/../.."
-if [ ! -x /usr/bin/python3 ]; then bash deploy/packages.sh --tests; fi
-export PYTHONDONTWRITEBYTECODE=1
-exec /usr/bin/python3 tests/bench/compare.py "$@"
+. "$(dirname "$0")/start.sh"

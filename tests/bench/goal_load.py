@@ -25,7 +25,6 @@ COUNT_S, COUNT_WARM_S, COUNT_LOADS = 8, 3, [ONE, WINDOW_64, BATCHES]
 SOAK_LOADS = [WINDOW_256, Load("keyed256", "keyed, 256 in flight", 256, keyed=True), BATCHES,
               Load("keyed-batches", "keyed batches of 100, 16 in flight", 16, 100, True)]
 SOAK_LOAD_S = 20
-SOAK_DISK_BYTES = 40 << 30
 
 
 def bench_args(load):

@@ -12,16 +12,19 @@ import time
 import goal_feed
 import goal_load
 import goal_log
+import options
 import report
 from cluster import MIB, Cluster
 from processes import Failed
-from steps import ROOT, build_release, build_with_lines, end_on_signals, say, settle
+from steps import (ROOT, build_release, build_with_lines, end_on_signals, install_packages, say,
+                   settle)
 
 BEGIN, END = "<!-- goals.sh: begin -->", "<!-- goals.sh: end -->"
 ROWS = {"cost": goal_load.cost, "wait": goal_load.wait, "instructions": goal_load.instructions,
         "catch-up": goal_feed.catch_up, "read": goal_feed.read, "length": goal_log.length,
         "open": goal_log.open_log, "failover": goal_load.fail_over, "memory": goal_load.memory,
         "soak": goal_load.soak}
+DEFAULT_ROWS = [name for name in ROWS if name != "soak"]
 KEPT = ("length", "open")  # rows that share a cluster
 SMALLEST_BYTES = 32 << 20
 NEEDED_BYTES = 42 << 30
@@ -29,35 +32,32 @@ DISK_CHUNK, DISK_TOTAL = 4 << 20, 512 << 20
 LEFT_FREE_BYTES = 512 << 20  # of memory that is touched
 
 
-def options():
+def parse():
     p = argparse.ArgumentParser(
         prog="goals.sh", description="Measures on a cluster of three nodes what compare.sh does "
-        "not. Needs 42 GiB of free disk.")
+        f"not. Needs {NEEDED_BYTES >> 30} GiB of free disk.")
     p.add_argument("--only", metavar="ROW,ROW", help="of " + ", ".join(ROWS) + "; the others keep "
                    "what an earlier run left in --out (default: all but soak)")
     p.add_argument("--scale", type=float, default=1, metavar="F",
                    help="sizes and times, for a quick check (default 1)")
     p.add_argument("--soak", type=int, default=3600, metavar="SECONDS",
                    help="how long the row soak loads the cluster (default 3600)")
-    p.add_argument("--dir", default=os.environ.get("TMPDIR") or "/tmp",
-                   help="where the data goes, in a new folder that is removed at the end "
-                        "(default: TMPDIR or /tmp)")
     p.add_argument("--out", default=os.path.join(ROOT, "build-bench"),
-                   help="where goals.json and goals.md go (default: build-bench)")
-    p.add_argument("--bin", help="a built replog (default: builds the release preset)")
+                   help="where goals.json and goals.md go (default: build-bench); with --scale "
+                        "they have -scaled in their names")
+    options.add_shared(p)
     p.add_argument("--touch", action="store_true", help="before each row, fills the page cache "
                    "once: see docs/performance.md")
-    p.add_argument("--write", action="store_true", help="also into docs/performance.md")
+    p.add_argument("--write", action="store_true", help="also into docs/performance.md, once "
+                   "there are all rows (but soak), from one kind of machine")
     o = p.parse_args()
-    o.rows = o.only.split(",") if o.only else [name for name in ROWS if name != "soak"]
-    unknown = [n for n in o.rows if n not in ROWS]
-    if unknown:
-        p.error(f"no row is named {unknown[0]}")
+    o.rows = options.chosen(p, o.only, ROWS, DEFAULT_ROWS, "row")
     if o.scale <= 0 or o.soak < 1:
         p.error("--scale and --soak must be positive")
     if o.write and o.scale != 1:
         p.error("--write wants the whole size")
     o.out, o.dir = os.path.abspath(o.out), os.path.abspath(o.dir)
+    o.base = os.path.join(o.out, "goals" if o.scale == 1 else "goals-scaled")
     return o
 
 
@@ -81,6 +81,7 @@ class Run:
     def __init__(self, o, data_dir):
         self.o, self.data_dir = o, data_dir
         self.scale, self.soak_s = o.scale, o.soak
+        self.disk_mib_per_s = disk_mib_per_s(data_dir)
         self.in_memory = report.file_system(data_dir).startswith("tmpfs")
         self.kept = None
 
@@ -124,7 +125,7 @@ class Run:
         except Failed as e:
             row.lines.append({"what": name, "goal": "", "measured": f"failed: {e}", "met": False})
             self.drop_kept()
-        row.figures["busy_before"] = round(busy, 3)
+        row.figures.update(busy_before=round(busy, 3), disk_mib_per_s=self.disk_mib_per_s)
         if busy > report.BUSY:
             row.notes.append(f"others used {busy:.0%} of the processors before it began")
         if self.o.touch:
@@ -172,14 +173,12 @@ def touched_memory(directory):
 # ---- What comes out
 
 def text(results):
-    m = results["machine"]
     rows = [(name, results["rows"][name]) for name in ROWS if name in results["rows"]]
-    new, over = results["disk_mib_per_s"]
-    of = "; ".join(f"{name}: {row['date']}, {row['version']}" for name, row in rows)
-    parts = [f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB; Linux {m['kernel']}, "
-             f"{m['distribution']}; {m['file_system']}. One writer of 4 MiB and fdatasync at a "
-             f"time: {new:,.0f} MiB/s into a new file, {over:,.0f} MiB/s over what is there. "
-             f"Measured {of}."]
+    measured = {}  # on each machine
+    for name, row in rows:
+        measured.setdefault(report.machine_line(row["machine"]), []).append(
+            f"{name}: {row['machine']['date']}, {row['version']}")
+    parts = [f"{machine} Measured {'; '.join(of)}." for machine, of in measured.items()]
     if results["scale"] != 1:
         parts.append(f"**Sizes and times were scaled by {results['scale']}: a check of the script, "
                      "not figures.**")
@@ -195,37 +194,68 @@ def text(results):
 
 
 def earlier(o):
-    """{row: what an earlier run found}, if it ran at the same scale."""
-    try:
-        with open(os.path.join(o.out, "goals.json")) as f:
-            results = json.load(f)
-    except (OSError, ValueError):
+    """{row: what an earlier run found}, if at the same scale, of those that this one does not
+    measure."""
+    path = o.base + ".json"
+    if not os.path.exists(path):
         return {}
-    return results["rows"] if o.only and results["scale"] == o.scale else {}
+    try:
+        with open(path) as f:
+            results = json.load(f)
+        rows = {name: row for name, row in results["rows"].items() if name not in o.rows}
+        text({"scale": results["scale"], "rows": rows})  # has it all that is shown?
+        return rows if results["scale"] == o.scale else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        options.refuse("goals.sh", f"{path} cannot be read, or is of an earlier goals.sh, which "
+                       "did not keep the machine of each row: move it away, or use --out")
+
+
+def kind_of(machine):
+    return f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}"
+
+
+def refuse_bad_page(rows):
+    """rows: as they will be on the page, by where and from what they are."""
+    missing = [name for name in DEFAULT_ROWS if name not in rows]
+    if missing:
+        options.refuse("goals.sh", f"--write wants all rows, and none is held of "
+                       f"{', '.join(missing)}: measure them first, with --only "
+                       f"{','.join(missing)}, or all at once, without --only")
+    unnamed = [f"{name} ({row['version'] or 'no version'})" for name, row in rows.items()
+               if not report.names_a_commit(row["version"])]
+    if unnamed:
+        options.refuse("goals.sh", "--write wants figures of commits, and these rows are of trees "
+                       f"with changes: {', '.join(unnamed)}: measure them again, once all is "
+                       "committed")
+    kinds = {}
+    for name, row in rows.items():
+        kinds.setdefault(kind_of(row["machine"]), []).append(name)
+    if len(kinds) > 1:
+        options.refuse("goals.sh", "--write wants all rows from one kind of machine, and these "
+                       "are: " + "; ".join(f"{', '.join(names)}: {kind}"
+                                           for kind, names in kinds.items()))
 
 
 def write_out(o, results):
     os.makedirs(o.out, exist_ok=True)
-    with open(os.path.join(o.out, "goals.json"), "w") as f:
+    with open(o.base + ".json", "w") as f:
         json.dump(results, f, indent=1)
         f.write("\n")
-    with open(os.path.join(o.out, "goals.md"), "w") as f:
+    with open(o.base + ".md", "w") as f:
         f.write(text(results) + "\n")
 
 
 def refuse_bad_disk(o):
     """In memory nothing is durable; there a scaled check may run all the same."""
-    if report.file_system(o.dir).startswith("tmpfs") and o.scale == 1:
-        sys.exit(f"goals.sh: {o.dir} is in memory, where nothing is durable: use --dir")
+    options.refuse_bad_places("goals.sh", o, memory_will_do=o.scale != 1)
     free = shutil.disk_usage(o.dir).free
     if free < NEEDED_BYTES * min(o.scale, 1):
-        sys.exit(f"goals.sh: {o.dir} has {free >> 30} GiB free, {NEEDED_BYTES >> 30} are needed")
+        options.refuse("goals.sh", f"{o.dir} has {free >> 30} GiB free, "
+                       f"{NEEDED_BYTES >> 30} are needed")
 
 
-def measure_all(o, results, data_dir):
+def measure_all(o, results, origin, data_dir):
     """False when a row failed, or a goal was not met."""
-    version = report.versions([], ROOT)["replog"]
-    results["disk_mib_per_s"] = disk_mib_per_s(data_dir)
     run, met = Run(o, data_dir), True
     names = [name for name in ROWS if name in o.rows]
     try:
@@ -233,8 +263,7 @@ def measure_all(o, results, data_dir):
             row = run.measure(name)
             if not set(KEPT) & set(names[n + 1:]):
                 run.drop_kept()
-            results["rows"][name] = {"date": results["machine"]["date"], "version": version,
-                                     **row.as_json()}
+            results["rows"][name] = {**origin, **row.as_json()}
             write_out(o, results)  # row by row: a long run that is ended has what it has found
             for line in row.lines:
                 say(f"{name}: {line['what']}: {line['measured']} (goal {line['goal']})")
@@ -245,15 +274,20 @@ def measure_all(o, results, data_dir):
 
 
 def main():
-    o = options()
+    o = parse()
     end_on_signals()
     refuse_bad_disk(o)
+    origin = {"machine": report.machine(o.dir), "version": report.tree_version(ROOT)}
+    results = {"scale": o.scale, "rows": earlier(o)}
+    if o.write:
+        refuse_bad_page({**results["rows"], **{name: origin for name in o.rows}})
     o.bin_given = o.bin is not None
+    if not o.bin_given and not o.skip_install:
+        install_packages("goals.sh")
     o.bin = os.path.abspath(o.bin or build_release("goals.sh"))
     data_dir = tempfile.mkdtemp(prefix="replog-goals-", dir=o.dir)
     try:
-        results = {"machine": report.machine(data_dir), "scale": o.scale, "rows": earlier(o)}
-        met = measure_all(o, results, data_dir)
+        met = measure_all(o, results, origin, data_dir)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
     print(text(results))

@@ -160,27 +160,52 @@ def machine(directory):
             "file_system": file_system(directory), "date": datetime.date.today().isoformat()}
 
 
+def tree_version(root):
+    """The commit, with "-dirty" when something is not as committed; but for the documents, which
+    these scripts write to themselves."""
+    commit = first_line(["git", "-C", root, "describe", "--always"])
+    changed = first_line(["git", "-C", root, "status", "--porcelain", "--untracked-files=no", "--",
+                          ":!docs"])
+    return f"{commit}-dirty" if changed else commit
+
+
+def names_a_commit(version):
+    return bool(version) and not version.endswith("-dirty")
+
+
 def versions(names, root):
     found = {s.name: first_line(["dpkg-query", "-W", "-f", "${Version}", s.package])
              for s in SYSTEMS if s.package and s.name in names}
-    found["replog"] = first_line(["git", "-C", root, "describe", "--always", "--dirty"])
+    found["replog"] = tree_version(root)
     return found
 
 
 # ---- The whole
 
+def whole_rounds(results):
+    """The results without those of a round that was interrupted."""
+    return {**results, **{kind: [r for r in results[kind] if r["round"] <= results["rounds_done"]]
+                          for kind in ("runs", "limits", "failures")}}
+
+
+def machine_line(m):
+    return (f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB; Linux {m['kernel']}, "
+            f"{m['distribution']}; {m['file_system']}.")
+
+
 def text(results):
-    m, o = results["machine"], results["options"]
+    m, o, done = results["machine"], results["options"], results["rounds_done"]
     versions_line = ", ".join(f"{n} {v}" for n, v in results["versions"].items() if v)
     parts = [
-        f"{m['date']}: {m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB; "
-        f"Linux {m['kernel']}, {m['distribution']}; {m['file_system']}. "
-        f"Records of {RECORD_BYTES} bytes; medians of {o['rounds']} interleaved rounds, "
+        f"{m['date']}: {machine_line(m)} "
+        f"Records of {RECORD_BYTES} bytes; medians of {done} interleaved rounds, "
         f"{o['seconds']} s each after {WARMUP_S} s of warm-up. {versions_line}.",
         "Records per second (p50 / p99 of a request in microseconds; of batches: of a whole one):",
         systems_table(results),
         limits_table(results),
     ]
+    if done < o["rounds"]:
+        parts.insert(0, f"**Unfinished: {done} of {o['rounds']} rounds.**")
     said = notes(results)
     return "\n\n".join(parts + (["What did not go as it should:\n\n" + said] if said else []))
 

@@ -26,6 +26,12 @@ def step(command):
             process.wait()
 
 
+def install_packages(who):
+    """What building replog needs."""
+    if step(["bash", "deploy/packages.sh"]):
+        sys.exit(f"{who}: what replog needs could not be installed")
+
+
 def build_release(who):
     """Where the programs of the release preset are, once they are built."""
     jobs = str(len(os.sched_getaffinity(0)))
