@@ -11,8 +11,8 @@ import options
 import picture
 import report
 from processes import Failed, Group
-from steps import (HERE, ROOT, build_release, end_on_signals, install_packages, say, settle,
-                   step)
+from steps import (HERE, ROOT, HostShare, build_release, end_on_signals, install_packages, say,
+                   settle, step)
 from systems import FLOOR_LOADS, RECORD_BYTES, SYSTEMS, WARMUP_S, Replog
 
 LIMIT_S = 2  # for each raw limit
@@ -130,13 +130,15 @@ class Comparison:
 
     def run_load(self, number, system, load):
         """Whether it gave figures."""
+        host = HostShare()
         try:
             figures = system.run(load)
         except Failed as e:
             self.failed(number, system.name, load.title, str(e))
             return False
         self.results["runs"].append(
-            {"round": number, "system": system.name, "load": load.name, **figures})
+            {"round": number, "system": system.name, "load": load.name, **figures,
+             "taken_by_host": host.since()})
         say(f"round {number} {system.name} {load.title}: {report.figure(figures)}")
         return True
 
@@ -162,8 +164,10 @@ class Comparison:
         group = Group(directory)
         try:
             for name, command in commands.items():
+                host = HostShare()
                 figures = json.loads(group.output(name, command, o.seconds + 60))
-                self.results["limits"].append({"round": number, "limit": name, **figures})
+                self.results["limits"].append({"round": number, "limit": name, **figures,
+                                               "taken_by_host": host.since()})
                 say(f"round {number} limit {name}: {figures}")
         except Failed as e:
             self.failed(number, "limits", None, str(e))

@@ -16,7 +16,7 @@ import options
 import report
 from cluster import MIB, Cluster
 from processes import Failed
-from steps import (ROOT, build_release, build_with_lines, end_on_signals, install_packages, say,
+from steps import (HostShare, ROOT, build_release, build_with_lines, end_on_signals, install_packages, say,
                    settle)
 
 BEGIN, END = "<!-- goals.sh: begin -->", "<!-- goals.sh: end -->"
@@ -117,7 +117,7 @@ class Run:
 
     def measure(self, name):
         row, started = Row(), time.monotonic()
-        busy = settle()
+        busy, host = settle(), HostShare()
         touch = touched_memory(self.data_dir) if self.o.touch else contextlib.nullcontext()
         try:
             with touch:
@@ -125,7 +125,12 @@ class Run:
         except Failed as e:
             row.lines.append({"what": name, "goal": "", "measured": f"failed: {e}", "met": False})
             self.drop_kept()
-        row.figures.update(busy_before=round(busy, 3), disk_mib_per_s=self.disk_mib_per_s)
+        taken = host.since()
+        row.figures.update(busy_before=round(busy, 3), taken_by_host=taken,
+                           disk_mib_per_s=self.disk_mib_per_s)
+        if taken > report.TAKEN:
+            row.notes.append("the host of this virtual machine took "
+                             f"{taken:.0%} of the processors' time meanwhile")
         if busy > report.BUSY:
             row.notes.append(f"others used {busy:.0%} of the processors before it began")
         if self.o.touch:

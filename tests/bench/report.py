@@ -11,6 +11,8 @@ from systems import BATCHES, FLOOR_LOADS, KEYED, LOADS, ONE, RECORD_BYTES, SYSTE
 FIGURES = ["records_per_s", "mib_per_s", "p50_us", "p99_us"]
 WINDOW_FULL = 0.9  # below this the generator, not the system, may have been the limit
 BUSY = 0.1  # of the processors
+TAKEN = 0.05  # of their time, by a virtual machine's host
+CHANGED = 1.3  # times the slowest round
 BEGIN, END = "<!-- compare.sh: begin -->", "<!-- compare.sh: end -->"
 
 
@@ -66,6 +68,23 @@ def systems_table(results):
     return markdown(rows)
 
 
+def pace_notes(results):
+    """What the machine itself did to the figures."""
+    lines, measured = [], results["runs"] + results["limits"]
+    taken = [r["taken_by_host"] for r in measured if r["taken_by_host"] > TAKEN]
+    if taken:
+        lines.append(f"* The host of this virtual machine took more than {TAKEN:.0%} of the "
+                     f"processors' time in {len(taken)} of {len(measured)} measurements, at most "
+                     f"{max(taken):.0%}")
+    for load in FLOOR_LOADS:
+        rates = [r["records_per_s"] for r in results["limits"]
+                 if r["limit"] == f"floor_{load.name}"]
+        if rates and max(rates) > CHANGED * min(rates):
+            lines.append(f"* The machine changed its pace: three bare processes, {load.title}, "
+                         f"made {min(rates):,.0f} to {max(rates):,.0f}/s in the rounds")
+    return lines
+
+
 def notes(results):
     """What a reader must know to trust the figures: failures and windows that were not full."""
     lines = []
@@ -73,6 +92,7 @@ def notes(results):
     if busy > BUSY:
         lines.append(f"* Others used up to {busy:.0%} of the processors before a round began: the "
                      "figures are those of a busy machine")
+    lines += pace_notes(results)
     for f in results["failures"]:
         when = f"round {f['round']}" if f["round"] else "all rounds"
         what = ", ".join(part for part in (f["system"], f["load"], when) if part)

@@ -51,12 +51,27 @@ def build_with_lines(who, directory):
     return os.path.join(directory, "bin")
 
 
+def ticks_since_start():
+    with open("/proc/stat") as f:
+        return [int(n) for n in f.readline().split()[1:9]]
+
+
 def processor_ticks():
     """(all, idle, idle while somebody waits for the disk) of all processors since the start of the
     machine."""
-    with open("/proc/stat") as f:
-        ticks = [int(n) for n in f.readline().split()[1:9]]
+    ticks = ticks_since_start()
     return sum(ticks), ticks[3], ticks[4]
+
+
+class HostShare:
+    """The share of the processors' time that a virtual machine's host gave to others."""
+
+    def __init__(self):
+        self.before = ticks_since_start()
+
+    def since(self):
+        passed = [now - then for now, then in zip(ticks_since_start(), self.before)]
+        return round(passed[7] / max(sum(passed), 1), 3)
 
 
 def settle():
