@@ -32,7 +32,7 @@ def missing():
     if os.uname().machine != "x86_64":
         return "it knows the system calls of x86-64 only"
     if os.geteuid() != 0 or not os.access(f"{TRACEFS}/instances", os.W_OK):
-        return "it needs root and tracefs"
+        return f"it needs root and tracefs (mount -t tracefs tracefs {TRACEFS})"
     return None
 
 
