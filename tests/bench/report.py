@@ -32,6 +32,13 @@ def cells(results):
     return found
 
 
+def thin_cells(results):
+    """Loads that systems have, and that less than two rounds have a figure of: no median."""
+    return [f"{s.title}, {load.title}" for s in SYSTEMS if s.name in results["options"]["systems"]
+            for load in s.loads
+            if sum((r["system"], r["load"]) == (s.name, load.name) for r in results["runs"]) < 2]
+
+
 def limits(results):
     """{limit: medians}; the limits' rows are runs of a system with that name."""
     names = {r["limit"] for r in results["limits"]}
