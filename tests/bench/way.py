@@ -5,6 +5,7 @@ that way is what bounds the rate. Needs root and tracefs; a traced load is a lit
 
 import bisect
 import collections
+import math
 import os
 import re
 import time
@@ -103,6 +104,17 @@ class Threads:
         """The index of the run that began last before a moment; -1: none."""
         return bisect.bisect_left(self.run_begins.get(thread, []), at) - 1
 
+    def last_run(self, threads, at):
+        """(its end, thread) of the run of any of them that ended last by then, or None."""
+        found = []
+        for t in threads:
+            i = self.run_before(t, at)
+            if i >= 0 and self.runs[t][i].end > at:
+                i -= 1
+            if i >= 0:
+                found.append((self.runs[t][i].end, t))
+        return max(found, default=None)
+
     def first_wake(self, thread, after, until):
         at = bisect.bisect_left(self.wake_times.get(thread, []), after)
         wakes = self.wakes[thread] if thread in self.wakes else []
@@ -163,12 +175,16 @@ def measure(processes, seconds):
     """(shares of PARTS, {kind of CALLS: how many for each sync of the leader}) of a load under way.
     processes: {name: Popen}, of which one is "client" and one "leader"."""
     ours = threads_of(processes)
-    threads = Threads(traced(seconds))
-    last = max(((threads.runs[t][-1].end, t) for t, name in ours.items()
-                if name == "client" and threads.runs[t]), default=None)
+    threads, client = Threads(traced(seconds)), [t for t, name in ours.items() if name == "client"]
+    parts, way_us, last = collections.Counter(), 0, threads.last_run(client, math.inf)
     if not last:
         raise Failed("the trace has no client in it")
-    parts, way_us = threads.walk_back(last[1], last[0], ours)
+    while last:
+        more, us = threads.walk_back(last[1], last[0], ours)
+        parts.update(more)
+        way_us += us
+        # A way may come to a thread that did nothing before in this trace: on, from the client.
+        last = threads.last_run(client, last[0] - max(us, 1))
     if way_us < (threads.end - threads.begin) / 2:
         raise Failed(f"the way was lost after {way_us:.0f} us")
     counts = {name: collections.Counter() for name in processes}
