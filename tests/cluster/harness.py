@@ -469,7 +469,8 @@ class Test:
         for root, _, names in os.walk(node.dir):
             for name in names:
                 path = os.path.join(root, name)
-                found[os.path.relpath(path, node.dir)] = os.path.getsize(path)
+                with contextlib.suppress(FileNotFoundError):  # its node drops files meanwhile
+                    found[os.path.relpath(path, node.dir)] = os.path.getsize(path)
         return found
 
     def copy(self, node, name):
