@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "client/cli.h"
 
-enum { MAX_ERRORS_IN_A_ROW = 1000, LOOK_MS = 20, WAIT_MS = 100, DRAIN_MS = 60000 };
+enum { MAX_ERRORS_IN_A_ROW = 1000, LOOK_MS = 20, WAIT_MS = 100 };
 
 struct run;
 struct slot { /* one append in flight */
@@ -270,11 +270,13 @@ uint64_t bench_append_bytes(const struct bench_load *load) {
 
 /* Each append has its answer when its timeout is over at the latest. */
 static void drain(const struct run *r) {
-    if (cli_interrupted()) {
+    bool told = false;
+    while (replog_flush(r->load->client, WAIT_MS, NULL)) {
+        if (told || !cli_interrupted()) continue;
+        told = true;
         cli_release_signals();
         fprintf(stderr, "replog: waiting for the appends in flight; again to quit at once\n");
     }
-    while (replog_flush(r->load->client, DRAIN_MS, NULL)) continue;
 }
 
 replog_status bench_run(const struct bench_load *load, struct bench_figures *figures,
@@ -287,8 +289,8 @@ replog_status bench_run(const struct bench_load *load, struct bench_figures *fig
         return err->status;
     }
     r.begin_ns = clock_mono_ns();
-    r.first_key = r.begin_ns;
-    r.first_key = rng_next(&r.first_key);
+    uint64_t seed = r.begin_ns;
+    r.first_key = rng_next(&seed);
     r.from_ns = r.begin_ns + load->warmup_ms * 1000000u;
     r.end_ns = r.from_ns + load->count_ms * 1000000u;
     int failed = load->rate ? pthread_create(&pacer, NULL, pace, &r) : 0;

@@ -31,7 +31,9 @@ const char help_dev[] =
     "and DIR/i/replogd.pid. Prints one line 'ready leader=ID endpoints=...' when it can serve.\n"
     "SIGINT or SIGTERM stops every node; run again on the same DIR it goes on where it was. A "
     "node\n"
-    "that ends is reported and not restarted: the replogd command that is shown joins it again.\n";
+    "that ends is reported and not restarted: the replogd command that is shown joins it again. "
+    "When\n"
+    "one ends before all is ready, and the others do not serve within five seconds, it gives up.\n";
 
 enum {
     MAX_NODES = 7,
@@ -273,6 +275,7 @@ static void print_last_line(const char *log) {
     fclose(f);
     while (n && tail[n - 1] == '\n') n--;
     tail[n] = '\0';
+    if (!n) return;
     if (strrchr(tail, '\n')) last = strrchr(tail, '\n') + 1;
     fprintf(stderr, "  %s\n", last);
 }

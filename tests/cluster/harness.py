@@ -71,6 +71,17 @@ def spawn(argv, **kwargs):
     return subprocess.Popen(argv, preexec_fn=die_with_parent, **kwargs)
 
 
+@contextlib.contextmanager
+def paused(nodes):
+    for node in nodes:
+        node.pause()
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.resume()
+
+
 _ports_held = []
 
 

@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.request
 
-from harness import (Failure, as_line, check, equal, free_hundred, free_port, needs, spawn, wait)
+from harness import (Failure, as_line, check, equal, free_hundred, free_port, needs, paused, spawn,
+                     wait)
 
 
 def test_three_nodes_hold_the_same_log(t):
@@ -425,14 +426,9 @@ def test_bench_tells_of_appends_that_failed(t):
     def bench(*args):
         return c.cli("bench", "--timeout", "300", "--seconds", "20", "--warmup", "0", *args,
                      timeout=60)
-    for node in others:
-        node.pause()
-    try:
+    with paused(others):
         closed = bench("--inflight", "1000")
         opened = bench("--rate", "20000")
-    finally:
-        for node in others:
-            node.resume()
     for r in (closed, opened):
         equal(r.rc, 1, "exit status")
         got = r.json[-1]
@@ -445,20 +441,16 @@ def test_bench_tells_of_appends_that_failed(t):
 
 def test_an_interrupted_bench_can_be_hurried(t):
     c = t.cluster(3)
-    others = c.others(c.leader())
-    for node in others:
-        node.pause()
-    try:
-        bench = spawn([t.replog, "-e", c.endpoints, "--timeout", "30000", "bench", "--warmup", "0",
-                       "--dir", t.dir], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        time.sleep(2.5)  # a second of it is the disk's
-        bench.send_signal(signal.SIGINT)
-        check(b"again to quit" in bench.stderr.readline(), "it says that it waits")
-        bench.send_signal(signal.SIGINT)
-        equal(bench.wait(5), -signal.SIGINT, "ended by the second signal")
-    finally:
-        for node in others:
-            node.resume()
+    for seconds in ("5", "1"):  # the signal comes while it counts; when its time is over
+        with paused(c.others(c.leader())):
+            bench = spawn([t.replog, "-e", c.endpoints, "--timeout", "30000", "bench", "--warmup",
+                           "0", "--seconds", seconds, "--dir", t.dir],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            time.sleep(3.5)  # a second of it is the disk's
+            bench.send_signal(signal.SIGINT)
+            check(b"again to quit" in bench.stderr.readline(), "it says that it waits")
+            bench.send_signal(signal.SIGINT)
+            equal(bench.wait(5), -signal.SIGINT, "ended by the second signal")
 
 
 def test_an_open_load_counts_from_when_appends_were_due(t):
@@ -477,14 +469,9 @@ def test_an_open_load_counts_from_when_appends_were_due(t):
 def test_an_open_load_counts_what_failed(t):
     c = t.cluster(3)
     others = c.others(c.leader())
-    for node in others:
-        node.pause()
-    try:
+    with paused(others):
         got = c.cli("bench", "--timeout", "300", "--seconds", "1", "--warmup", "0", "--rate", "20",
                     timeout=40).json[-1]
-    finally:
-        for node in others:
-            node.resume()
     check(got["errors"] > 0 and got["p99_us"] >= 250000, f"nobody could answer: {got}")
 
 
