@@ -5,8 +5,8 @@
 
 #include "server/server.h"
 
-/* Starts a thread of its own, of low priority. Never stops the node: damage is logged with file and
- * offset, counted, and shown as the state "damaged". */
+/* Starts a thread of its own. Never stops the node: damage is logged with file and offset, counted,
+ * and shown as the state "damaged". */
 replog_status scrub_start(struct server *s, replog_error *err);
 
 #endif
