@@ -49,7 +49,7 @@ def parse():
     p.add_argument("--touch", action="store_true", help="before each row, fills the page cache "
                    "once: see docs/performance.md")
     p.add_argument("--write", action="store_true", help="also into docs/performance.md, once "
-                   "there are all rows (but soak), from one kind of machine")
+                   "there are all rows (but soak), from one kind of machine, and none failed")
     o = p.parse_args()
     o.rows = options.chosen(p, o.only, ROWS, DEFAULT_ROWS, "row")
     if o.scale <= 0 or o.soak < 1:
@@ -66,13 +66,14 @@ class Row:
 
     def __init__(self):
         self.lines, self.figures, self.notes, self.table = [], {}, [], None
+        self.failed = False
 
     def line(self, what, goal, measured, met):
         self.lines.append({"what": what, "goal": goal, "measured": measured, "met": bool(met)})
 
     def as_json(self):
         return {"lines": self.lines, "table": self.table, "notes": self.notes,
-                "figures": self.figures}
+                "figures": self.figures, "failed": self.failed}
 
 
 class Run:
@@ -123,6 +124,7 @@ class Run:
             with touch:
                 ROWS[name](self, row)
         except Failed as e:
+            row.failed = True
             row.lines.append({"what": name, "goal": "", "measured": f"failed: {e}", "met": False})
             self.drop_kept()
         taken = host.since()
@@ -199,15 +201,15 @@ def text(results):
 
 
 def earlier(o):
-    """{row: what an earlier run found}, if at the same scale, of those that this one does not
-    measure."""
+    """{row: what an earlier run found}, if at the same scale. This one's rows take their places one
+    by one, so that a run that is interrupted loses nothing."""
     path = o.base + ".json"
     if not os.path.exists(path):
         return {}
     try:
         with open(path) as f:
             results = json.load(f)
-        rows = {name: row for name, row in results["rows"].items() if name not in o.rows}
+        rows = results["rows"]
         text({"scale": results["scale"], "rows": rows})  # has it all that is shown?
         return rows if results["scale"] == o.scale else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -239,6 +241,17 @@ def refuse_bad_page(rows):
         options.refuse("goals.sh", "--write wants all rows from one kind of machine, and these "
                        "are: " + "; ".join(f"{', '.join(names)}: {kind}"
                                            for kind, names in kinds.items()))
+
+
+def write_page(results):
+    """False, and the page as it was, if a row failed."""
+    failed = [name for name, row in results["rows"].items() if row.get("failed")]
+    if failed:
+        say(f"goals.sh: docs/performance.md stays as it is, because these rows failed: "
+            f"{', '.join(failed)}")
+        return False
+    report.write_between(os.path.join(ROOT, "docs", "performance.md"), BEGIN, END, text(results))
+    return True
 
 
 def write_out(o, results):
@@ -297,8 +310,7 @@ def main():
         shutil.rmtree(data_dir, ignore_errors=True)
     print(text(results))
     if o.write:
-        report.write_between(os.path.join(ROOT, "docs", "performance.md"), BEGIN, END,
-                             text(results))
+        met = write_page(results) and met
     return 0 if met else 1
 
 

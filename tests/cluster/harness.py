@@ -47,15 +47,19 @@ def shorten(value):
 
 
 def wait(condition, timeout, what, interval=0.03):
-    """Calls condition until it gives something true and returns that; fails after `timeout` seconds."""
+    """Calls condition until it gives something true and returns that; fails after `timeout` seconds.
+    No answer yet (a status that is None, a port that is closed) is as good as false."""
     limit = timeout * SLOW * PATIENCE
     deadline = time.monotonic() + limit
     while True:
-        value = condition()
+        try:
+            value, why = condition(), ""
+        except (TypeError, OSError) as e:
+            value, why = None, f" ({type(e).__name__}: {e})"
         if value:
             return value
         if time.monotonic() > deadline:
-            raise Failure(f"not within {limit:.0f} s: {what}")
+            raise Failure(f"not within {limit:.0f} s: {what}{why}")
         time.sleep(interval)
 
 
@@ -151,6 +155,10 @@ class Result:
         return self
 
 
+CRASHES = [-s for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL,
+                        signal.SIGFPE)]
+
+
 class Node:
     """One replogd."""
 
@@ -175,6 +183,7 @@ class Node:
 
     def start(self):
         check(not self.alive(), f"node {self.id} is running already")
+        self.check_not_crashed()
         with open(self.log_path, "ab") as log:
             self.process = spawn(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self
@@ -190,8 +199,17 @@ class Node:
         os.kill(self.pid, number)
 
     def kill(self):
-        self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        if self.alive():
+            self.signal(signal.SIGKILL)
+        status = self.wait_end()
+        check(status == -signal.SIGKILL or self.test.nodes_may_end,
+              f"node {self.id} had ended by itself, with {status}: {self.log()[-400:]}")
+
+    def check_not_crashed(self):
+        """Whatever it has ended with, it was no signal of its own making."""
+        status = self.process.returncode if self.process else None
+        check(status not in CRASHES, f"node {self.id} was ended by signal {-(status or 0)}: "
+              f"{self.log()[-400:] if status in CRASHES else ''}")
 
     def stop(self, timeout=20):
         """SIGTERM; returns the exit status."""
@@ -225,6 +243,12 @@ class Node:
     def log(self):
         with open(self.log_path, "rb") as f:
             return f.read().decode(errors="replace")
+
+    def last_word(self):
+        """Its last error; else its last line. Other threads may say something between a node's last
+        word and its end."""
+        lines = [line for line in self.log().splitlines() if line.strip()][-6:] or [""]
+        return next((line for line in reversed(lines) if " ERROR " in line), lines[-1])
 
     def memory_kib(self, what="VmRSS"):
         with open(f"/proc/{self.pid}/status") as f:
@@ -435,6 +459,8 @@ def check_once(cluster, appender, acks, first=1, **kwargs):
 class Test:
     """What a test function gets."""
 
+    nodes_may_end = False  # by themselves: then the test looks at how
+
     def __init__(self, bin_dir, directory):
         self.dir = directory
         self.replogd = os.path.join(bin_dir, "replogd")
@@ -460,7 +486,10 @@ class Test:
         self.nodes.append(node)
         return node
 
-    def cluster(self, size=3, extra=(), http=False, start=True, name="n"):
+    def cluster(self, size=3, extra=(), http=False, start=True, name="n", calm=False):
+        """`calm`: no election just because the machine stood still for a second. For tests that talk
+        to one leader, and do not try again as the client library would."""
+        extra = [*extra, *(["--election-ms", "2500"] if calm else [])]
         nodes = [self.node(i + 1, f"{name}{i + 1}") for i in range(size)]
         for node in nodes:
             node.extra = list(extra)
@@ -499,10 +528,11 @@ class Test:
             if node.alive():
                 node.resume()
                 node.process.kill()
-                node.process.wait(10)
-            elif node.process.returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS,
-                                             -signal.SIGILL, -signal.SIGFPE):
-                crashed.append(f"node {node.id} was ended by signal {-node.process.returncode}")
+                node.wait_end()
+            try:
+                node.check_not_crashed()
+            except Failure as e:
+                crashed.append(str(e))
             for mark in ("ERROR: AddressSanitizer", "ThreadSanitizer: data race",
                          "runtime error:"):
                 if mark in node.log():

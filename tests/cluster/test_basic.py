@@ -28,6 +28,7 @@ def test_three_nodes_hold_the_same_log(t):
     equal(sorted(m["state"] for m in status["members"]), ["follower", "follower", "leader"], "states")
     for node in c.nodes:
         equal(c.lines(acks[0]["first_seq"], at=node, local=True), lines, f"log of node {node.id}")
+        wait(lambda: c.member(node.id)["applied_seq"] >= acks[-1]["last_seq"], 10, "replayed")
         got = c.cli("get", "k7", "--stale", at=node).ok().json[0]
         equal(got["value"], "value 957", f"store of node {node.id}")
     got = c.cli("get", "k7").ok().json[0]
@@ -75,15 +76,13 @@ def test_acknowledgement_levels(t):
     follower = c.others(c.leader())[0]
     follower.kill()
     c.append("k", "without one", ack="quorum")
-    result = c.cli("append", "--ack", "all", "k", "not on all", call_ms=1500)
-    result.fails("DEADLINE_EXCEEDED")
-    check("not on" in result.text or str(follower.id) in result.text,
-          f"the sentence says who is missing: {result.text}")
-    check("not on all" in c.lines()[-1], "committed all the same")
+    result = c.cli("append", "--ack", "all", "k", "not on all", call_ms=4000)
+    result.fails("DEADLINE_EXCEEDED", f"not on member {follower.id}")
+    wait(lambda: "not on all" in c.lines()[-1], 10, "committed all the same")
 
 
 def test_single_records_and_batches(t):
-    c = t.cluster(1)
+    c = t.cluster(1, extra=["--stall-ms", "60000"])  # or a slow disk makes it stand for election
     one = c.append("k", "v")
     equal(one["last_seq"], one["first_seq"], "a single record carries no COMMIT")
     last = c.append_lines(["a\t1", "b\t2", "plain", "c\t3", "d\t4"], batch=3)
@@ -132,7 +131,7 @@ def test_bytes_that_are_not_text(t):
 
 
 def test_bounded_reads_and_following(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     acks = c.append_lines([f"line {i}" for i in range(100)])
     first = acks[0]["first_seq"]
     got = c.read("--from", str(first + 10), "--to", str(first + 19))
@@ -154,7 +153,7 @@ def test_bounded_reads_and_following(t):
         wait(lambda: len(seen()) == i - 89, 5, f"the follower shows line {i}")
     equal(seen(), [f"line {i}" for i in range(90, 105)], "followed")
     reader.send_signal(signal.SIGINT)
-    reader.wait(10)
+    reader.wait(60)
 
 
 def test_an_empty_log_has_first_1_and_status_answers_without_a_leader(t):
@@ -241,8 +240,7 @@ def test_http_pages(t):
     c.append_lines([f"k{i}\tv" for i in range(50)])
     for node in c.nodes:
         base = f"http://127.0.0.1:{node.http_port}"
-        with urllib.request.urlopen(base + "/health", timeout=5) as r:
-            equal(r.status, 200, "/health")
+        wait(lambda: urllib.request.urlopen(base + "/health", timeout=5).status == 200, 10, "/health")
         with urllib.request.urlopen(base + "/metrics", timeout=5) as r:
             check(r.headers["content-type"].startswith("text/plain"), r.headers["content-type"])
             text = r.read().decode()
@@ -300,6 +298,13 @@ def test_sync_mode_none(t):
     sync_mode(t, "none")
 
 
+def number_in(path):
+    """None: not whole yet."""
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    return int(text) if text.endswith("\n") or text.isdigit() else None
+
+
 def test_dev_runs_a_cluster_and_stops_it(t):
     base = free_hundred()
     directory = os.path.join(t.dir, "dev with space")
@@ -314,30 +319,35 @@ def test_dev_runs_a_cluster_and_stops_it(t):
         check(b"endpoints=" in line, line)
         endpoints = line.split(b"endpoints=")[1].split()[0].decode()
         equal(endpoints, ",".join(f"127.0.0.1:{base + i}" for i in (1, 2, 3)), "endpoints")
-        pids = [int(open(os.path.join(directory, str(i), "replogd.pid")).read()) for i in (1, 2, 3)]
-        urllib.request.urlopen(f"http://127.0.0.1:{base + 51}/health", timeout=5)
+        pids = [wait(lambda: number_in(os.path.join(directory, str(i), "replogd.pid")), 10,
+                     f"the number of node {i}'s process") for i in (1, 2, 3)]
+        wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{base + 51}/health", timeout=5), 10,
+             "/health")
         t.run(t.replog, "-e", endpoints, "append", "run", str(run)).ok()
         out = t.run(t.replog, "-e", endpoints, "--json", "read").ok().json
         equal([r["value"] for r in out if r["key"] == "run"], ["1", "2"][:run], "goes on where it was")
         if run == 2:  # a node that ends is reported and not restarted; by hand it joins again
             argv = open(f"/proc/{pids[1]}/cmdline", "rb").read().decode().split("\0")[:-1]
             os.kill(pids[1], signal.SIGKILL)
+            # said once it holds nothing any more
+            wait(lambda: "node 2 ended" in open(os.path.join(t.dir, "dev.err")).read(), 10,
+                 "2 reported")
             wait(lambda: any(m["id"] == 2 and not m["online"] for m in t.run(
                 t.replog, "-e", endpoints, "--json", "status").ok().json[0]["members"]), 10, "2 away")
             again = spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             wait(lambda: all(m["online"] for m in t.run(
                 t.replog, "-e", endpoints, "--json", "status").ok().json[0]["members"]), 15, "2 back")
             again.terminate()
-            equal(again.wait(20), 0, "status of the node that was started by hand")
+            equal(again.wait(60), 0, "status of the node that was started by hand")
         dev.send_signal(signal.SIGINT if run == 1 else signal.SIGTERM)
-        equal(dev.wait(30), 0, "exit status of dev")
+        equal(dev.wait(120), 0, "exit status of dev")
         for pid in pids:
             check(not os.path.exists(f"/proc/{pid}/cmdline") or
                   b"replogd" not in open(f"/proc/{pid}/cmdline", "rb").read(), f"{pid} is left")
 
 
 # What a node that dies slowly looks like from /proc: the first thread is gone, and the command line
-# with it, while another thread still holds the files.
+# with it, while another thread still holds the files, until some time after the others have ended.
 SLOW_TO_DIE = """
 import ctypes, fcntl, os, signal, sys, threading, time
 held = open(sys.argv[2] + "/wal/LOCK", "w")
@@ -347,7 +357,10 @@ def die():
     print("here", flush=True)
     signal.sigwait([signal.SIGTERM])
     gone.set()
-    time.sleep(4)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(os.path.exists("/proc/" + pid) for pid in sys.argv[3:]):
+        time.sleep(0.01)
+    time.sleep(3)
     os._exit(0)
 gone = threading.Event()
 threading.Thread(target=die).start()
@@ -368,19 +381,20 @@ def test_dev_waits_until_a_node_started_by_hand_holds_nothing(t):
     wait(lambda: "node 2 ended" in open(os.path.join(t.dir, "dev.err")).read(), 10, "2 reported")
     program = os.path.join(t.dir, "replogd")  # dev knows a node by its name and its directory
     shutil.copy(os.path.realpath(sys.executable), program)
-    by_hand = spawn([program, "-c", SLOW_TO_DIE, "--dir", member], stdout=subprocess.PIPE,
+    others = [str(number_in(os.path.join(directory, i, "replogd.pid"))) for i in ("1", "3")]
+    by_hand = spawn([program, "-c", SLOW_TO_DIE, "--dir", member, *others], stdout=subprocess.PIPE,
                     env=dict(os.environ, PYTHONHOME=sys.base_prefix))
     equal(by_hand.stdout.readline(), b"here\n", "the node that was started by hand")
     with open(pid_file, "w") as f:
         f.write(f"{by_hand.pid}\n")
     dev.terminate()
-    equal(dev.wait(30), 0, "exit status of dev")
+    equal(dev.wait(120), 0, "exit status of dev")
     with open(os.path.join(member, "wal", "LOCK"), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Failure("dev ended, and a node still holds its directory") from None
-    equal(by_hand.wait(10), 0, "status of the node that was started by hand")
+    equal(by_hand.wait(60), 0, "status of the node that was started by hand")
 
 
 def test_dev_says_why_it_cannot_be_ready_and_ends(t):
@@ -393,9 +407,9 @@ def test_dev_says_why_it_cannot_be_ready_and_ends(t):
     alone = dev("1")
     check(alone.stdout.readline().startswith(b"ready leader=1"), "one node is ready")
     alone.terminate()
-    equal(alone.wait(30), 0, "exit status of dev")
+    equal(alone.wait(120), 0, "exit status of dev")
     three = dev("3")  # its member 1 belongs to a cluster of one
-    out, err = three.communicate(timeout=40)
+    out, err = three.communicate(timeout=160)
     equal((three.returncode, out), (1, b""), "never ready")
     for said in ("node 1 ended with status 1", "has the members 1", "that are left do not serve"):
         check(said in err.decode(), f"{said!r} is missing: {err.decode()}")
@@ -408,10 +422,10 @@ def test_bench_reports_its_figures(t):
     c = t.cluster(3)
     latency = ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")
     for args in (["--inflight", "16"], ["--batch", "10"], ["--keyed"]):
-        got = c.cli("bench", "--seconds", "1", "--size", "256", *args, timeout=30).ok().json[-1]
-        check(all(got[field] > 0 for field in (*latency, "records_per_s", "mib_per_s", "count")),
+        got = c.cli("bench", "--seconds", "3", "--size", "256", *args, timeout=30).ok().json[-1]
+        check(all(got.get(field, 0) > 0 for field in (*latency, "records_per_s", "mib_per_s", "count")),
               f"bench {args}: {got}")
-        equal((got["errors"], got["ended_early"], got["seconds"]), (0, False, 1), f"bench {args}")
+        equal((got["errors"], got["ended_early"], got["seconds"]), (0, False, 3), f"bench {args}")
     got = c.cli("bench", "--seconds", "1", "--read", timeout=30).ok().json[-1]
     check(got["records_per_s"] > 0 and got["count"] == 0, f"reading: {got}")
     check(not any(field in got for field in latency), f"a latency of no append: {got}")
@@ -450,7 +464,7 @@ def test_an_interrupted_bench_can_be_hurried(t):
             bench.send_signal(signal.SIGINT)
             check(b"again to quit" in bench.stderr.readline(), "it says that it waits")
             bench.send_signal(signal.SIGINT)
-            equal(bench.wait(5), -signal.SIGINT, "ended by the second signal")
+            equal(bench.wait(20), -signal.SIGINT, "ended by the second signal")
 
 
 def test_an_open_load_counts_from_when_appends_were_due(t):

@@ -69,6 +69,10 @@ def fill_until_refused(t, c, node, disk):
     check(False, f"{acked} appends on a full disk: {free_mib(disk)} MiB free")
 
 
+def resume(c):
+    wait(lambda: c.cli("append", "again", "works", call_ms=3000).rc == 0, 20, "appends resume")
+
+
 def test_a_store_on_a_full_disk_waits(t):
     """Something else takes the last byte: a flush of the store fails, and must not stop the node."""
     disk = os.path.join(t.dir, "disk")
@@ -84,7 +88,7 @@ def test_a_store_on_a_full_disk_waits(t):
     check(c[1].alive(), "the node ended: " + c[1].log()[-300:])
     equal(c.cli("get", "key7").ok().json[0]["value"], "v" * 2000, "reads go on")
     os.unlink(ballast)
-    wait(lambda: c.cli("checkpoint", call_ms=3000).rc == 0, 40, "a checkpoint after there is space")
+    wait(lambda: c.cli("checkpoint", call_ms=10000).rc == 0, 40, "a checkpoint after there is space")
     c.append("after", "x")
 
 
@@ -102,12 +106,13 @@ def test_a_full_disk_refuses_appends_and_recovers(t):
     check(c[1].alive(), "the node runs")
     c.cli("append", "k", "v", call_ms=1500).fails("RESOURCE_EXHAUSTED")
     os.unlink(ballast)
-    wait(lambda: c.cli("append", "again", "works", call_ms=1500).rc == 0, 20, "appends resume")
-    equal(c.lines(first)[-1], "again\tworks", "the log goes on")
+    resume(c)
+    check(c.lines(first)[-1].startswith("again\t"), "the log goes on")
+    before = c.lines(first)
     c[1].kill()
     c[1].start()
     c.leader()
-    equal(len(c.lines(first)), 101 + acked, "after a kill")
+    equal(c.lines(first), before, "after a kill")
 
 
 def test_a_full_node_can_still_free_itself(t):
@@ -121,11 +126,11 @@ def test_a_full_node_can_still_free_itself(t):
     for _ in range(4):
         c.append_lines([f"k{i % 10}\t{value}" for i in range(1000)], batch=40)
     ballast, _ = fill_until_refused(t, c, c[1], disk)
-    got = c.cli("checkpoint", call_ms=10000).ok().json[0]
-    c.cli("truncate", "--upto", str(got["safe_seq"]), call_ms=10000).ok()
+    got = c.cli("checkpoint", call_ms=60000, timeout=70).ok().json[0]
+    c.cli("truncate", "--upto", str(got["safe_seq"]), call_ms=60000, timeout=70).ok()
     wait(lambda: c.status()["first_seq"] > 4000, 20, "truncated on a full disk")
     os.unlink(ballast)
-    wait(lambda: c.cli("append", "again", "works", call_ms=1500).rc == 0, 20, "appends resume")
+    resume(c)
 
 
 def test_a_cluster_goes_on_when_a_follower_is_full(t):
@@ -144,6 +149,7 @@ def test_a_cluster_goes_on_when_a_follower_is_full(t):
     value = "x" * 50000
     acks = c.append_lines([f"k{i % 10}\t{value}" for i in range(4000)], batch=40, timeout=80)
     equal(len(acks), 100, "two of three are enough")
+    wait(lambda: "the disk is full" in c[3].log(), 10, "the full one says so")
     os.unlink(ballast)
     time.sleep(0.1)
     check(c[3].alive(), f"the full one runs: {c[3].log()[-500:]}")

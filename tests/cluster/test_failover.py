@@ -74,7 +74,7 @@ def test_all_killed_at_once_lose_nothing_acknowledged(t):
         for node in c.nodes:
             node.signal(9)
         for node in c.nodes:
-            node.process.wait(10)
+            node.wait_end()
             node.start()
         c.leader()
     acks = a.finish()
@@ -140,13 +140,14 @@ def test_a_follower_stopped_and_resumed_catches_up(t):
     c = t.cluster(3)
     leader = c.leader()
     follower = c.others(leader)[0]
-    term = c.status()["term"]
     follower.pause()
+    said = len(follower.log())
     c.append_lines([f"{i:06d} " + "x" * 1000 for i in range(20000)], batch=100)
     check(leader.memory_kib() < 400 * 1024, f"memory of the leader: {leader.memory_kib()} KiB")
     follower.resume()
-    status = c.wait_equal(30)
-    equal(status["term"], term, "the one that was away does not disturb the term (pre-vote)")
+    c.wait_equal(30)
+    check("role=candidate" not in follower.log()[said:],
+          f"the one that was away disturbs nobody (pre-vote): {follower.log()[said:]}")
 
 
 def test_append_after_the_first_leader_is_gone_is_quick(t):
@@ -179,23 +180,32 @@ def test_a_node_that_hangs_does_not_hold_up_a_client_that_knows_others(t):
 
 
 def test_status_with_a_hung_member_is_quick_from_any_list_of_endpoints(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     hung = c.others(c.leader())[0]
     c.append("k", "v")
     c.wait_equal()
     hung.pause()
-    for endpoints in 4 * [[hung] + c.others(hung), c.others(hung) + [hung]]:  # it begins anywhere
-        result = c.cli("status", at=",".join(n.address for n in endpoints), call_ms=2000).ok()
-        print(f"{result.seconds:.2f} s")
+    took_s = []
+
+    def told(endpoints):
+        """Whether all is as it should be. A member that takes 400 ms to answer counts as away."""
+        result = c.cli("status", at=",".join(n.address for n in endpoints), call_ms=8000).ok()
+        took_s.append(result.seconds)
         members = {m["id"]: m for m in result.json[0]["members"]}
-        equal((members[hung.id]["online"], members[hung.id]["state"]), (False, "unreachable"), "hung")
-        check(members[hung.id]["match_seq"] > 0, f"what was known of it: {members[hung.id]}")
-        check(all(members[n.id]["online"] for n in c.others(hung)), f"the others: {members}")
+        return ((members[hung.id]["online"], members[hung.id]["state"]) == (False, "unreachable")
+                and members[hung.id]["match_seq"] > 0  # what was known of it
+                and all(members[n.id]["online"] for n in c.others(hung)))
+
+    for endpoints in 4 * [[hung] + c.others(hung), c.others(hung) + [hung]]:  # it begins anywhere
+        wait(lambda: told(endpoints), 10, "status tells of the hung one and of the others")
     hung.resume()
+    took_s.sort()
+    print("status, s: " + " ".join(f"{s:.2f}" for s in took_s))
+    check(took_s[len(took_s) // 2] < 4, f"it is quick: {took_s}")
 
 
 def test_the_log_tells_of_roles_and_lost_connections_once(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     leader = c.leader()
     c.append("k", "v")
     leader.kill()
@@ -230,8 +240,8 @@ def test_random_faults_with_two_clients(t):
             for node in victims:
                 if how == "pause":
                     node.resume()
-                else:
-                    node.wait_end()
+                else:  # SIGTERM, before it knows what that means, ends it as SIGKILL does
+                    check(node.wait_end() in (0, -9, -15), f"its end: {node.log()[-400:]}")
                     node.start()
             time.sleep(rng.uniform(0, 0.7))
             if rng.random() < 0.3:

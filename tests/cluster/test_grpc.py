@@ -83,7 +83,7 @@ T = 10 * SLOW
 
 
 def test_append_and_read(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     s = Stub(t, c.leader())
     reply = s.Append(s.batch([(b"k1", b"v1"), (b"", b"plain"), (b"k2", b"v2")], batch=True), timeout=T)
     equal(reply.last_seq - reply.first_seq, 3, "three records and their COMMIT")
@@ -112,7 +112,7 @@ def test_append_and_read(t):
 
 
 def test_append_stream_with_a_session(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     s = Stub(t, c.leader())
     session = s.OpenSession(s.pb.OpenSessionRequest(), timeout=T).session
     check(session > 0, "a session")
@@ -143,7 +143,7 @@ def test_append_stream_with_a_session(t):
 
 
 def test_following_the_log(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     leader = c.leader()
     s, r = Stub(t, leader), Stub(t, c.others(leader)[0])
     start = s.Append(s.batch([(b"", b"0")]), timeout=T).first_seq
@@ -261,7 +261,7 @@ def test_deadlines_and_cancellation(t):
 
 
 def test_many_clients_at_once(t):
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     s = Stub(t, c.leader())
     stubs = [Stub(t, c.leader()) for _ in range(4)]
     calls = [stub.Append.future(stub.batch([(b"m%d" % i, b"%d" % n)]), timeout=3 * T)

@@ -291,7 +291,7 @@ def test_endless_headers(t):
 
 def test_a_peer_that_lies_is_refused(t):
     """A stranger that opens Exchange and says nothing, or garbage, changes nothing."""
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     term = c.status()["term"]
     for body in (b"", b"\0\0\0\0\0", b"\0\0\0\0\x04\x18\xff\xff\x03", b"\0\0\0\0\x06\x0a\x04\x08\x02\x10\x01"):
         for node in c.nodes:

@@ -83,7 +83,7 @@ def test_the_readme_python_program_runs(t):
     except ImportError:
         needs(False, "no python3-grpcio")
     needs(shutil.which("protoc"), "no protoc")
-    c = t.cluster(3)
+    c = t.cluster(3, calm=True)
     blocks = readme_blocks("python")
     check(blocks, "the README shows a Python program")
     t.run("protoc", "-I", os.path.join(ROOT, "proto"), f"--python_out={t.dir}", "replog.proto").ok()

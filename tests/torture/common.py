@@ -36,6 +36,8 @@ def timed(function, *args, short_s, share=1, long_only=False, **kwargs):
 
 
 class Torture(harness.Test):
+    nodes_may_end = True
+
     def __init__(self, bin_dir, directory, seed=1, seconds=None):
         super().__init__(bin_dir, directory)
         self.tests_dir = os.path.join(os.path.dirname(bin_dir), "tests")
@@ -329,7 +331,7 @@ def end_of(node):
     """Kills a node that may have ended by itself: then with status 1, never by a crash."""
     if node.alive():
         node.kill()
-    check(node.process.wait(10) in (-signal.SIGKILL, 0, 1),
+    check(node.wait_end() in (-signal.SIGKILL, 0, 1),
           f"node {node.id} ended with status {node.process.returncode}: {node.log()[-600:]}")
 
 
@@ -348,7 +350,7 @@ def is_loss(failure, nodes):
         return True
     for node in nodes:
         if node.process and not node.alive() and node.process.returncode == 1:
-            if re.search(DAMAGE, "\n".join(node.log().splitlines()[-1:])):
+            if re.search(DAMAGE, node.last_word()):
                 return True
     return False
 

@@ -8,11 +8,14 @@
  * cache of their own: what is written directly over what was there is durable at once, sync or not,
  * and a power cut finds nothing to lose but what is in the page cache.
  *
- * TORTURE_SYNCS names a file of 16 bytes: when the newest sync began and when one ended last, in
- * microseconds of CLOCK_MONOTONIC. Who judges a loss wants to know whether one was under way. */
+ * TORTURE_SYNCS names a file of 32 bytes, four numbers in microseconds, of CLOCK_MONOTONIC where
+ * they are times: when the newest sync began, when one ended last; when a thread was awake last
+ * that sleeps WATCH_US at a time, and by how much it overslept most. Who judges a loss wants to
+ * know whether a sync was under way, and whether the machine stood still. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -28,7 +31,9 @@ static int (*real_open)(const char *, int, ...);
 static int lies, page_cache;
 static uint64_t sleep_us;
 static _Atomic uint64_t state;
-static _Atomic uint64_t *times; /* began, ended; NULL: nobody asks */
+enum { WATCH_US = 5000 };
+enum time_index { SYNC_BEGAN, SYNC_ENDED, AWAKE, OVERSLEPT, N_TIMES };
+static _Atomic uint64_t *times; /* NULL: nobody asks */
 
 static uint64_t now_us(void) {
     struct timespec t;
@@ -36,14 +41,31 @@ static uint64_t now_us(void) {
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
+static void *watch(void *unused) {
+    (void)unused;
+    for (;;) {
+        const uint64_t began_us = times[AWAKE];
+        nanosleep(&(struct timespec){.tv_nsec = WATCH_US * 1000}, NULL);
+        times[AWAKE] = now_us();
+        const uint64_t slept_us = times[AWAKE] - began_us;
+        if (slept_us > WATCH_US + times[OVERSLEPT]) times[OVERSLEPT] = slept_us - WATCH_US;
+    }
+    return NULL;
+}
+
 static void open_times(const char *path) {
+    const size_t size_bytes = N_TIMES * sizeof *times;
+    pthread_t thread;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0 || ftruncate(fd, 16) != 0) abort();
-    void *map = mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd < 0 || ftruncate(fd, (off_t)size_bytes) != 0) abort();
+    void *map = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED) abort();
     close(fd);
     times = map;
-    times[0] = times[1] = 0; /* of this life only */
+    for (int i = 0; i < N_TIMES; i++) times[i] = 0; /* of this life only */
+    times[AWAKE] = now_us();
+    if (pthread_create(&thread, NULL, watch, NULL) != 0) abort();
+    pthread_detach(thread);
 }
 
 __attribute__((constructor)) static void begin(void) {
@@ -70,10 +92,10 @@ static void wait_a_little(void) {
 
 static int sync_with(int (*sync)(int), int fd) {
     if (lies) return 0;
-    if (times) times[0] = now_us();
+    if (times) times[SYNC_BEGAN] = now_us();
     wait_a_little();
     int rv = sync(fd);
-    if (times) times[1] = now_us();
+    if (times) times[SYNC_ENDED] = now_us();
     return rv;
 }
 

@@ -250,9 +250,12 @@ def restarts_in_peace(t):
     while t.time_left() > 0 or restarts < 5:
         node = t.rng.choice(c.nodes)
         equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")
+        said = len(node.log())
         node.start()
         restarts += 1
         c.leader(30)
+        # Until then it does not know of SIGTERM's meaning, and the next one may be for it.
+        wait(lambda: len(node.log()) > said, 20, "it has begun")
         time.sleep(t.rng.uniform(0.1, 0.8))
         check_alive(c.nodes)
     loads.stop()

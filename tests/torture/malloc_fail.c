@@ -77,21 +77,31 @@ void note_stop(void) {
     progress->stops++;
 }
 
-/* How many allocations failed in it. */
-static uint64_t run_once(const struct scenario *s, uint64_t at) {
+/* One run, and how long it took; how many allocations failed in it. */
+static uint64_t run_timed(const struct scenario *s, uint64_t at, uint64_t *took_ms) {
     char text[1500];
-    progress->at = at;
-    run_failed = false;
     uint64_t live = fail_live(), mark = fail_mark();
     uint64_t begin_ms = clock_mono_ms();
     fail_arm(at, options.repeat);
     s->run();
-    uint64_t hits = fail_disarm(), took_ms = clock_mono_ms() - begin_ms;
-    if (took_ms > progress->slowest_ms) progress->slowest_ms = took_ms;
-    if (options.repeat == 1 && s->patience_ms && took_ms > s->patience_ms)
-        expect_failed(__FILE__, __LINE__, "it took %" PRIu64 " ms", took_ms);
+    uint64_t hits = fail_disarm();
+    *took_ms = clock_mono_ms() - begin_ms;
     if (fail_leaks(mark, live, s->leak_wait_ms, text, sizeof text))
         expect_failed(__FILE__, __LINE__, "leaked: %s", text);
+    return hits;
+}
+
+/* How many allocations failed in it. A run that takes too long is run again: the machine may have
+ * stood still, but not three times. */
+static uint64_t run_once(const struct scenario *s, uint64_t at) {
+    uint64_t limit_ms = options.repeat == 1 && s->patience_ms ? s->patience_ms : UINT64_MAX;
+    uint64_t hits, took_ms, tries = 0;
+    progress->at = at;
+    run_failed = false;
+    do hits = run_timed(s, at, &took_ms);
+    while (took_ms > limit_ms && ++tries < 3);
+    if (took_ms > progress->slowest_ms) progress->slowest_ms = took_ms;
+    if (took_ms > limit_ms) expect_failed(__FILE__, __LINE__, "it took %" PRIu64 " ms", took_ms);
     progress->runs++;
     progress->failed += run_failed;
     return hits;

@@ -226,7 +226,7 @@ static void test_full(void **state) {
     assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     check_exactly_once(20, -1);
     fake.full = 1000000;
-    replog_append_options o = {.timeout_ms = 200};
+    replog_append_options o = {.timeout_ms = 1000};
     assert_int_equal(append(c, "y", o, NULL, &err), REPLOG_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(err.text, "the disk is full"));
     fake.full = 0;
@@ -244,7 +244,7 @@ static void test_deadline(void **state) {
     assert_int_equal(append(c, "a", (replog_append_options){0}, NULL, &err), REPLOG_OK);
     fake.silent = true;
     /* enough time to be sent in, even here */
-    replog_append_options o = {.timeout_ms = 400};
+    replog_append_options o = {.timeout_ms = 1500};
     assert_int_equal(append(c, "late", o, NULL, &err), REPLOG_DEADLINE_EXCEEDED);
     assert_non_null(strstr(err.text, "outcome unknown"));
     append_many(c, 5, -1, (replog_append_options){0});
@@ -332,7 +332,7 @@ static void test_mixed_levels(void **state) {
                          REPLOG_OK);
         replog_batch_free(b);
     }
-    assert_int_equal(replog_flush(c, 2000, NULL), REPLOG_OK);
+    assert_int_equal(replog_flush(c, PATIENT_MS, NULL), REPLOG_OK);
     for (int i = 0; i < 60; i++) {
         char value[24];
         sprintf(value, "m%d", i);

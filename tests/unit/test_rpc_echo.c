@@ -375,7 +375,7 @@ static void test_close_behind_pause(void **state) {
     /* ... or time is over */
     seen_init(&s);
     s.on_message = pause_at_10;
-    call = start_read_within(&s, 100, 100, 300);
+    call = start_read_within(&s, 100, 100, 1000);
     wait_closed(&s);
     assert_int_equal(s.status, REPLOG_DEADLINE_EXCEEDED);
     assert_int_equal(s.n_messages, 10);
@@ -395,6 +395,7 @@ static void test_server_pauses(void **state) {
     sleep_ms(200);
     while (sent < 20000 && status == REPLOG_OK) status = send_number(call, sent++, 2000);
     assert_int_equal(status, REPLOG_RESOURCE_EXHAUSTED);
+    while (!echo_held) sleep_ms(1);
     assert_int_equal(echo_counters.messages, 1);
     struct rpc_call *held = atomic_exchange(&echo_held, NULL);
     rpc_resume(held);

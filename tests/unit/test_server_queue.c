@@ -134,10 +134,14 @@ static void what_comes_quietly_wakes_nobody(void **state) {
     pthread_t thread;
     queue_init(&q, 100);
     queue_poke(&q); /* nothing there: nobody is woken, now or later */
-    assert_int_equal(pthread_create(&thread, NULL, wait_once, &w), 0);
     queue_wait(&q, 0);
+    assert_int_equal(pthread_create(&thread, NULL, wait_once, &w), 0);
     const struct timespec moment = {.tv_nsec = 30000000};
-    (void)nanosleep(&moment, NULL);
+    for (bool waits = false; !waits; (void)nanosleep(&moment, NULL)) {
+        pthread_mutex_lock(&q.lock);
+        waits = q.waiting;
+        pthread_mutex_unlock(&q.lock);
+    }
     assert_int_equal(queue_put(&q, &n.item), 10);
     (void)nanosleep(&moment, NULL);
     assert_false(w.woke);

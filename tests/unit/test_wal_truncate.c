@@ -341,10 +341,10 @@ static void ask_meanwhile(void) {
     pthread_t thread;
     struct timespec until;
     assert_int_equal(pthread_create(&thread, NULL, ask, NULL), 0);
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 2;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += 10;
     n_asked++;
-    if (pthread_timedjoin_np(thread, NULL, &until) == 0) return;
+    if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until) == 0) return;
     n_held++;
     pthread_detach(thread);
 }
