@@ -76,7 +76,7 @@ apt_get() {
     shift
     for ((attempt = 1; attempt <= tries; attempt++)); do
         if "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-            -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \
+            -o DPkg::Lock::Timeout=60 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \
             "$@" >"$log" 2>&1 </dev/null; then
             return 0
         fi

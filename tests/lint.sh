@@ -91,7 +91,7 @@ check_paths() {
         -prune -o -type f ! -path ./tests/lint.sh -print0)
     [ "${#files[@]}" -gt 100 ] || { echo "only ${#files[@]} files"; return 1; }
     found=$(printf '%s\0' "${files[@]}" |
-        xargs -0 grep -InE '(^|[^[:alnum:]_.-])(/home/[a-z]+|/root)/')
+        xargs -0 grep -HInE '(^|[^[:alnum:]_.-])(/home/[a-z]+|/root)/' 2>&1)
     [ -z "$found" ] || { echo "$found"; return 1; }
 }
 

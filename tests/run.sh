@@ -26,7 +26,8 @@ logs=$(mktemp -d "${TMPDIR:-/var/tmp}/replog-tests.XXXXXX")
 child=
 export PYTHONDONTWRITEBYTECODE=1
 # What the tests talk to is on this machine, whatever proxy it uses for others.
-export no_proxy="localhost,127.0.0.1${no_proxy:+,$no_proxy}"
+no_proxy="localhost,127.0.0.1,10.77.0.1,10.77.0.2,10.77.0.3,${no_proxy:-${NO_PROXY:-}}"
+export no_proxy=${no_proxy%,}
 export NO_PROXY=$no_proxy
 unset REPLOG_ENDPOINTS
 
@@ -133,7 +134,7 @@ smoke_tests() {
     local dir=$1 name=$2
     set -o pipefail
     /usr/bin/python3 tests/cluster/run.py --bin "$dir" --smoke -j 2 |
-        sed -E "s/^(ok|FAILED|skipped) cluster /\1 cluster ($name) /"
+        sed -u -E "s/^(ok|FAILED|skipped) cluster /\1 cluster ($name) /"
 }
 export -f smoke_tests
 

@@ -234,6 +234,10 @@ def refuse_bad_page(rows):
         options.refuse("goals.sh", "--write wants figures of commits, and these rows are of trees "
                        f"with changes: {', '.join(unnamed)}: measure them again, once all is "
                        "committed")
+    failed = [name for name, row in rows.items() if has_failed(row)]
+    if failed:
+        options.refuse("goals.sh", f"--write wants no failed row, and {', '.join(failed)} failed: "
+                       f"measure again, with --only {','.join(failed)}")
     kinds = {}
     for name, row in rows.items():
         kinds.setdefault(kind_of(row["machine"]), []).append(name)
@@ -243,9 +247,14 @@ def refuse_bad_page(rows):
                                            for kind, names in kinds.items()))
 
 
+def has_failed(row):
+    return row.get("failed") or any(line["measured"].startswith("failed: ")
+                                    for line in row.get("lines", ()))
+
+
 def write_page(results):
     """False, and the page as it was, if a row failed."""
-    failed = [name for name, row in results["rows"].items() if row.get("failed")]
+    failed = [name for name, row in results["rows"].items() if has_failed(row)]
     if failed:
         say(f"goals.sh: docs/performance.md stays as it is, because these rows failed: "
             f"{', '.join(failed)}")
@@ -256,9 +265,10 @@ def write_page(results):
 
 def write_out(o, results):
     os.makedirs(o.out, exist_ok=True)
-    with open(o.base + ".json", "w") as f:
+    with open(o.base + ".json.new", "w") as f:  # an earlier run's rows stay until these are there
         json.dump(results, f, indent=1)
         f.write("\n")
+    os.replace(o.base + ".json.new", o.base + ".json")
     with open(o.base + ".md", "w") as f:
         f.write(text(results) + "\n")
 

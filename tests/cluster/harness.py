@@ -168,6 +168,7 @@ class Node:
         self.extra = []
         self.members = None
         self.process = None
+        self.began_at = 0  # in its log
         self.log_path = os.path.join(test.dir, f"{os.path.basename(directory)}-{port}.log")
 
     @property
@@ -184,6 +185,7 @@ class Node:
     def start(self):
         check(not self.alive(), f"node {self.id} is running already")
         self.check_not_crashed()
+        self.began_at = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0
         with open(self.log_path, "ab") as log:
             self.process = spawn(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self
@@ -244,10 +246,16 @@ class Node:
         with open(self.log_path, "rb") as f:
             return f.read().decode(errors="replace")
 
+    def said_last(self):
+        """The newest lines of its log, of those since its last start."""
+        log = self.log()
+        since = log[self.began_at:] if self.began_at <= len(log) else log  # a test may empty it
+        return [line for line in since.splitlines() if line.strip()][-6:]
+
     def last_word(self):
         """Its last error; else its last line. Other threads may say something between a node's last
         word and its end."""
-        lines = [line for line in self.log().splitlines() if line.strip()][-6:] or [""]
+        lines = self.said_last() or [""]
         return next((line for line in reversed(lines) if " ERROR " in line), lines[-1])
 
     def memory_kib(self, what="VmRSS"):
@@ -441,6 +449,16 @@ class Appender:
         acks = self.acknowledged()
         equal(len(acks), len(self.sent) // self.batch, "acknowledged batches")
         return acks
+
+
+def checkpoint_of(cluster, seq):
+    """Until all have absorbed it: a checkpoint waits for nobody that is away, as one seems to be that
+    stood still for a second."""
+    def covers():
+        got = cluster.cli("checkpoint", call_ms=60000, timeout=70).ok().json[0]
+        return got if got["safe_seq"] >= seq else None
+
+    return wait(covers, 20, f"a checkpoint that covers seq {seq}")
 
 
 def check_once(cluster, appender, acks, first=1, **kwargs):

@@ -360,7 +360,7 @@ def die():
     end = time.monotonic() + 60
     while time.monotonic() < end and any(os.path.exists("/proc/" + pid) for pid in sys.argv[3:]):
         time.sleep(0.01)
-    time.sleep(3)
+    time.sleep(1)
     os._exit(0)
 gone = threading.Event()
 threading.Thread(target=die).start()

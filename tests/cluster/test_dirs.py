@@ -6,7 +6,7 @@ import shutil
 import time
 import urllib.request
 
-from harness import Cluster, check, equal, wait
+from harness import Cluster, Failure, check, checkpoint_of, equal, wait
 
 
 def test_two_empty_directories_beside_a_silent_member_never_form_a_cluster(t):
@@ -80,6 +80,7 @@ def two_clusters(t):
 
 def test_the_directory_of_another_cluster_is_refused(t):
     a, b = two_clusters(t)
+    t.nodes_may_end = True  # the stranger
     a.stop()
     b[2].kill()
     stranger = t.node(2, "a2")
@@ -91,8 +92,8 @@ def test_the_directory_of_another_cluster_is_refused(t):
     wait(lambda: not stranger.alive() or not mixed.member(2, mixed.status(at=b[1]))["online"], 10,
          "status does not count it as online")
     b.append("still", "works", at=f"{b[1].address},{b[3].address}")
-    if stranger.alive():
-        stranger.kill()
+    stranger.kill()
+    check(stranger.process.returncode in (-9, 1), f"the stranger's end: {stranger.log()[-400:]}")
     b[2].start()
     b.wait_equal()
 
@@ -149,19 +150,26 @@ def flip(path, offset, count=8):
         f.write(bytes(b ^ 0xA5 for b in data))
 
 
-def flip_a_record(path, value):
-    """Flips bytes of the value that begins last before the middle of what is used, or of the first
-    one: never the zeros behind a group, which nothing checks as nothing reads them."""
-    with open(path, "rb") as f:
-        data = f.read()
-    at = data.rfind(value, 0, len(data.rstrip(b"\0")) // 2)
-    at = at if at >= 0 else data.find(value)
-    check(at >= 0, f"no record like {value[:8]}... in {path}")
-    flip(path, at)
+def flip_a_record(node, files, value):
+    """In the first of the node's files that holds such a value (one with markers only may come
+    before): flips bytes of the one that begins last before the middle of what is used, or of the
+    first. Never the zeros behind a group, which nothing checks as nothing reads them. Gives the
+    file."""
+    for file in files:
+        path = os.path.join(node.dir, file)
+        with open(path, "rb") as f:
+            data = f.read()
+        at = data.rfind(value, 0, len(data.rstrip(b"\0")) // 2)
+        at = at if at >= 0 else data.find(value)
+        if at >= 0:
+            flip(path, at)
+            return file
+    raise Failure(f"no record like {value[:8]}... in {files}")
 
 
 def stopped_single(t):
     """A stopped one-node cluster with a log, and the acknowledged lines."""
+    t.nodes_may_end = True  # when they find damage
     c = t.cluster(1)
     lines = [f"k{i}\t{'v' * 200}{i}" for i in range(500)]
     first = c.append_lines(lines, batch=50)[0]["first_seq"]
@@ -255,13 +263,12 @@ def test_the_scrub_finds_rot_before_anybody_reads_it(t):
     acks = c.append_lines([f"k{i}\t{'v' * 1000}{i}" for i in range(3000)], batch=50)
     c.wait_equal()
     # or the store would read the log again
-    wait(lambda: c.cli("checkpoint").ok().json[0]["safe_seq"] >= acks[-1]["last_seq"], 20,
-         "a checkpoint of all")
+    checkpoint_of(c, acks[-1]["last_seq"])
     rotten, sound = c.others(c.leader())
     for node in (rotten, sound):
         node.kill()
-    first = min(f for f in t.files(rotten) if f.endswith(".seg"))
-    flip_a_record(os.path.join(rotten.dir, first), b"v" * 1000)
+    first = flip_a_record(rotten, sorted(f for f in t.files(rotten) if f.endswith(".seg")),
+                          b"v" * 1000)
     for node in (rotten, sound):
         node.start()
     c.ready()
@@ -283,9 +290,9 @@ def test_a_damaged_follower_is_repaired_or_stays_out_while_the_others_go_on(t):
     time.sleep(0.3)
     follower = c.others(c.leader())[0]
     follower.kill()
-    logs = [f for f in t.files(follower) if not f.startswith("store")]
-    largest = max(logs, key=lambda f: used_bytes(os.path.join(follower.dir, f)))
-    flip_a_record(os.path.join(follower.dir, largest), b"v" * 500)
+    logs = [f for f in t.files(follower) if f.endswith(".seg")]
+    logs.sort(key=lambda f: used_bytes(os.path.join(follower.dir, f)), reverse=True)
+    largest = flip_a_record(follower, logs, b"v" * 500)
     follower.start()
     c.append("k", "the others go on")
     time.sleep(3)

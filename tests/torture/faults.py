@@ -124,7 +124,7 @@ def ended_by_rocksdb(node):
     disk; one of them (a file that is used again after its first error) can be faster than the
     node's own word. Then the test may go on: its end does not look at how this node ended."""
     aborted = not node.alive() and node.process.returncode == -signal.SIGABRT and \
-        any("rocksdb::" in line for line in node.log().splitlines()[-6:])
+        any("rocksdb::" in line for line in node.said_last())
     if aborted:
         print(f"node {node.id} was ended by an assertion of RocksDB's")
         node.process = None
