@@ -88,10 +88,9 @@ apt_get() {
 echo "packages.sh: installing ${#need[@]} packages: ${need[*]}"
 # First as things are; the lists of a fresh machine may be missing or old.
 install_all() { apt_get "$1" install --no-install-recommends "${need[@]}"; }
-# An update that missed some lists says so, and is tried again with the installation.
-update_and_install() { apt_get 2 -o APT::Update::Error-Mode=any update && install_all 2; }
-if ! install_all 1 && ! update_and_install && ! { sleep 10 && update_and_install; } &&
-    ! { apt_get 2 update && install_all 2; }; then
+# An update that misses some lists is tried again; some may be of no use to us, and gone for good.
+update() { apt_get 2 -o APT::Update::Error-Mode=any update || apt_get 1 update; }
+if ! install_all 1 && ! { update && install_all 3; }; then
     echo "packages.sh: apt-get failed:" >&2
     tail -n 20 "$log" >&2
     exit 1

@@ -25,10 +25,6 @@ failures=()
 logs=$(mktemp -d "${TMPDIR:-/var/tmp}/replog-tests.XXXXXX")
 child=
 export PYTHONDONTWRITEBYTECODE=1
-# What the tests talk to is on this machine, whatever proxy it uses for others.
-no_proxy="localhost,127.0.0.1,10.77.0.1,10.77.0.2,10.77.0.3,${no_proxy:-${NO_PROXY:-}}"
-export no_proxy=${no_proxy%,}
-export NO_PROXY=$no_proxy
 unset REPLOG_ENDPOINTS
 
 # Ends the step that is under way, with all that it started (each step leads its own group).
@@ -161,6 +157,9 @@ if [ "$install" = 1 ]; then
         exit 1
     fi
 fi
+
+# What the tests talk to is on this machine.
+unset http_proxy https_proxy grpc_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 
 section "unit tests under AddressSanitizer and UBSan"
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:exitcode=99

@@ -247,10 +247,12 @@ class Node:
             return f.read().decode(errors="replace")
 
     def said_last(self):
-        """The newest lines of its log, of those since its last start."""
-        log = self.log()
-        since = log[self.began_at:] if self.began_at <= len(log) else log  # a test may empty it
-        return [line for line in since.splitlines() if line.strip()][-6:]
+        """The newest lines of its log, of those since its last start; []: it has not begun, and does
+        not know of SIGTERM's meaning yet."""
+        with open(self.log_path, "rb") as f:
+            data = f.read()
+        since = data[self.began_at:] if self.began_at <= len(data) else data  # a test may empty it
+        return [line for line in since.decode(errors="replace").splitlines() if line.strip()][-6:]
 
     def last_word(self):
         """Its last error; else its last line. Other threads may say something between a node's last

@@ -139,13 +139,12 @@ def test_a_minority_acknowledges_nothing(t):
 def test_a_follower_stopped_and_resumed_catches_up(t):
     c = t.cluster(3)
     said = []
-    # Whoever has heard nobody for 0.5 to 1 s stands; the machine may stand still for as long, but
-    # not each time.
+    # A machine that stands still for the election timeout may cost an election, but not each time.
     while len(said) < 3 and (not said or "role=candidate" in said[-1]):
         leader = c.leader()
         follower = c.others(leader)[0]
         follower.pause()
-        time.sleep(1.2)  # a leader's silence is shorter
+        time.sleep(1.2)  # longer than the election timeout: without pre-vote it would stand
         before = len(follower.log())
         c.append_lines([f"{i:06d} " + "x" * 1000 for i in range(20000)], batch=100)
         check(leader.memory_kib() < 400 * 1024, f"memory of the leader: {leader.memory_kib()} KiB")

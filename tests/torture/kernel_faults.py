@@ -355,11 +355,6 @@ INJECTIONS = {
 }
 
 
-def check_end(node, what, words=()):
-    if not faults.ended_by_rocksdb(node):
-        faults.check_named_end(node, what, words)
-
-
 def inject(t, c, loads, expression, outcome):
     node = t.rng.choice(c.nodes)
     log = straced(t, node, expression)
@@ -380,7 +375,7 @@ def inject(t, c, loads, expression, outcome):
         check(node.alive() or ended(), f"{what}: it ended: {node.log()[-400:]}")
         wait(takes_part, 30, f"{what}: it takes part")
         if ended():
-            check_end(node, what)
+            faults.check_end(node, what)
         else:
             node.kill()
     else:
@@ -389,7 +384,7 @@ def inject(t, c, loads, expression, outcome):
         if outcome == "killed":
             equal(node.process.returncode, -signal.SIGKILL, f"{what}: status")
         else:
-            check_end(node, what)
+            faults.check_end(node, what)
     del node.argv
     node.start()
     wait(lambda: (c.member(node.id) or {}).get("online"), 20, f"{what}: it is back without")
@@ -531,7 +526,7 @@ def disks_without_a_byte_left(t, fs):
             for node in c.nodes:
                 if not node.alive():
                     ends += 1
-                    check_end(node, "on a full disk", [os.strerror(errno.ENOSPC)])
+                    faults.check_end(node, "on a full disk", [os.strerror(errno.ENOSPC)])
                     node.start()
             status = c.status(call_ms=1000)
             return status and status["leader"] and all(m["online"] for m in status["members"])

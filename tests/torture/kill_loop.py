@@ -32,7 +32,7 @@ class KillLoop:
     def __init__(self, t, sync, fs="ext4", env=None):
         self.t, self.rng, self.env = t, t.rng, env or {}
         self.cluster = t.cluster(3, start=False, extra=EXTRA + ["--sync", sync])
-        self.disk_of, self.log_bytes = {}, {}
+        self.disk_of = {}
         self.with_disks = self.make_disks(fs)
         self.oracle = Oracle(3)
         self.loads = Loads(t, self.cluster, self.oracle, acks="qqm")
@@ -80,7 +80,6 @@ class KillLoop:
 
     def start(self, nodes):
         for node in nodes:
-            self.log_bytes[node.id] = len(node.log()) if node.process else 0
             with environment(**{**draw_disk(self.t), **self.env}):
                 node.start()
 
@@ -142,7 +141,7 @@ class KillLoop:
     def stop(self):
         """SIGTERM: it hands over, drains and flushes."""
         node = self.rng.choice(self.cluster.nodes)
-        wait(lambda: len(node.log()) > self.log_bytes[node.id], 20, "it has begun")
+        wait(node.said_last, 20, "it has begun")
         equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")
         self.counts["stops"] += 1
         self.start([node])
@@ -250,12 +249,10 @@ def restarts_in_peace(t):
     while t.time_left() > 0 or restarts < 5:
         node = t.rng.choice(c.nodes)
         equal(node.stop(30), 0, f"exit status after SIGTERM ({node.log()[-300:]})")
-        said = len(node.log())
         node.start()
         restarts += 1
         c.leader(30)
-        # Until then it does not know of SIGTERM's meaning, and the next one may be for it.
-        wait(lambda: len(node.log()) > said, 20, "it has begun")
+        wait(node.said_last, 20, "it has begun")
         time.sleep(t.rng.uniform(0.1, 0.8))
         check_alive(c.nodes)
     loads.stop()

@@ -20,7 +20,7 @@ from common import (SLOW, Failure, Loads, Oracle, agree, check, check_alive, che
                     feed_committed, is_loss, other_disk, parse, remove, sound, spawn, timed, verify,
                     wait, with_disk)
 from disks import Disk, Watch, now_us, write_some
-from faults import check_named_end, ended_by_rocksdb
+from faults import check_end
 from wal_oracle import Run, WalModel
 
 SMALL = ["--segment-bytes", "256K", "--store-write-buffer-bytes", "1M", "--checkpoint-ms", "700"]
@@ -474,8 +474,7 @@ def a_node_whose_disk_is_gone(t, fs):
     torture.loads.wait_acknowledged(200)
     _, over_us = torture.disk_of[1].cut()
     node.wait_end(10)  # by whatever meets the disk first: a write, a sync, the replay's read
-    if not ended_by_rocksdb(node):
-        check_named_end(node, "its disk is gone", [os.strerror(errno.EIO)])
+    check_end(node, "its disk is gone", [os.strerror(errno.EIO)])
     time.sleep(0.1)
     torture.oracle.refresh()
     for load in torture.oracle.loads.values():

@@ -508,9 +508,9 @@ static int outcome_within(uint32_t patience_ms, const void *answer, size_t size_
     return outcome;
 }
 
+/* The same with so much patience that giving up is no outcome. */
 static int outcome_of(const void *answer, size_t size_bytes) {
-    return outcome_within(10 * PATIENT_MS, answer,
-                          size_bytes); /* that it is given up is no outcome */
+    return outcome_within(10 * PATIENT_MS, answer, size_bytes);
 }
 
 static void test_false_server(void **state) {
