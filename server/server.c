@@ -141,7 +141,7 @@ static replog_status open_store(struct server *s, replog_error *err) {
                                             .block_cache_bytes = o->store_block_cache_bytes};
     replog_status st = store_rocksdb_open(&options, &s->store, err);
     if (st != REPLOG_OK) return st;
-    st = apply_open(s->wal, s->store, &s->applier, err);
+    st = apply_open(s->wal, s->store, 0, &s->applier, err);
     if (st == REPLOG_OK) log_info("store opened applied_seq=%" PRIu64, apply_seq(s->applier));
     return st;
 }

@@ -19,6 +19,7 @@ struct applier {
     struct wal *wal;
     struct store *store;
     struct session_table *sessions;
+    size_t max_sessions;
     struct checkpoint_marker marker;
     uint64_t applied, gone_bytes, read_bytes;
     struct wal_reader *reader;
@@ -102,7 +103,7 @@ static replog_status load_meta(struct applier *a, replog_error *err) {
     struct session_table *before = a->sessions;
     struct checkpoint_marker marker = a->marker;
     struct load load = {.a = a, .status = REPLOG_OK, .err = err};
-    a->sessions = session_table_new();
+    a->sessions = session_table_new(a->max_sessions);
     a->marker = (struct checkpoint_marker){0};
     replog_status status =
         a->sessions ? a->store->ops->meta_each(a->store, load_entry, &load, err) : no_memory(err);
@@ -128,6 +129,7 @@ static void touch(struct applier *a, uint64_t session) {
 static void evicted(uint64_t session, void *user) {
     struct applier *a = user;
     uint8_t key[SESSION_KEY_BYTES];
+    if (MUTANT(EVICTED_STAYS_STORED)) return;
     session_key(session, key);
     struct draft op = {.type = STORE_META_DELETE, .key = keep(a, key, sizeof key)};
     if (!push(a, op)) a->bytes.failed = true;
@@ -321,13 +323,14 @@ replog_status apply_flush(struct applier *a, uint64_t *checkpoint, replog_error 
 
 /* ---- Opening -------------------------------------------------------------------------------- */
 
-replog_status apply_open(struct wal *wal, struct store *store, struct applier **applier,
-                         replog_error *err) {
+replog_status apply_open(struct wal *wal, struct store *store, size_t max_sessions,
+                         struct applier **applier, replog_error *err) {
     struct applier *a = calloc(1, sizeof *a);
     if (!a) return no_memory(err);
     replog_status status = REPLOG_OK;
     a->wal = wal;
     a->store = store;
+    a->max_sessions = max_sessions;
     a->applied = store->ops->applied(store);
     uint64_t base = wal_base(wal).seq, tail = wal_tail(wal).seq;
     if (a->applied < base) {

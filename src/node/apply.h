@@ -19,9 +19,9 @@ enum { APPLY_MAX_GIVEN = WINDOW_MAX_RUNS + 1 };
 
 /* Loads the meta entries from the store. DATA_LOSS when store and log do not fit together: the
  * store is behind the log's first seq (its directory was removed) or ahead of the log's end.
- * Borrows wal and store. */
-replog_status apply_open(struct wal *wal, struct store *store, struct applier **applier,
-                         replog_error *err);
+ * max_sessions: session_table_new. Borrows wal and store. */
+replog_status apply_open(struct wal *wal, struct store *store, size_t max_sessions,
+                         struct applier **applier, replog_error *err);
 void apply_close(struct applier *a);
 
 /* Hands over blocks that apply_run will come to, in the log's order (the reference with them): what

@@ -146,7 +146,7 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
     n->founding = id.founding;
     n->cluster_id = id.cluster_id;
     n->base = wal_base(n->wal);
-    n->sessions = MUTANT(SESSIONS_LOST_AT_RESTART) ? session_table_new()
+    n->sessions = MUTANT(SESSIONS_LOST_AT_RESTART) ? session_table_new(0)
                                                    : session_table_copy(apply_sessions(applier));
     if (!n->sessions)
         return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");

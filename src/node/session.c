@@ -19,7 +19,7 @@ struct session {
 
 struct session_table {
     struct session *items;
-    size_t n, capacity;
+    size_t n, capacity, max;
 };
 
 /* What a stored session looks like: last, used_seq, first_kept (8 each), then per kept number
@@ -30,8 +30,10 @@ static size_t kept(const struct session *s) {
     return (size_t)(s->last + 1 - s->first_kept);
 }
 
-struct session_table *session_table_new(void) {
-    return calloc(1, sizeof(struct session_table));
+struct session_table *session_table_new(size_t max_sessions) {
+    struct session_table *t = calloc(1, sizeof *t);
+    if (t) t->max = max_sessions ? max_sessions : SESSION_MAX;
+    return t;
 }
 
 void session_table_free(struct session_table *t) {
@@ -46,7 +48,7 @@ size_t session_table_count(const struct session_table *t) {
 }
 
 struct session_table *session_table_copy(const struct session_table *t) {
-    struct session_table *copy = session_table_new();
+    struct session_table *copy = session_table_new(t->max);
     if (!copy) return NULL;
     copy->items = calloc(t->n ? t->n : 1, sizeof *copy->items);
     if (!copy->items) goto fail;
@@ -178,13 +180,14 @@ void session_cut(struct session_table *t, uint64_t keep_seq) {
 
 void session_evict(struct session_table *t, uint64_t commit_seq,
                    void (*fn)(uint64_t session, void *user), void *user) {
-    while (t->n > SESSION_MAX) {
-        size_t oldest = t->n;
-        for (size_t i = 0; i < t->n; i++) {
+    size_t n = commit_seq < UINT64_MAX ? lower_bound(t, commit_seq + 1) : t->n;
+    for (; n > t->max; n--) {
+        size_t oldest = n;
+        for (size_t i = 0; i < n; i++) {
             if (t->items[i].used_seq > commit_seq) continue;
-            if (oldest == t->n || t->items[i].used_seq < t->items[oldest].used_seq) oldest = i;
+            if (oldest == n || t->items[i].used_seq < t->items[oldest].used_seq) oldest = i;
         }
-        if (oldest == t->n) return;
+        if (oldest == n) return;
         if (fn) fn(t->items[oldest].id, user);
         remove_at(t, oldest);
     }
@@ -225,7 +228,7 @@ replog_status session_decode(struct session_table *t, uint64_t session, struct s
     }
     s->capacity = (uint32_t)n;
     s->last = last;
-    s->used_seq = used_seq;
+    s->used_seq = MUTANT(USE_NOT_STORED) ? session : used_seq;
     s->first_kept = first_kept;
     for (size_t i = 0; i < n; i++) {
         s->answers[i].first_seq = cursor_u64(&c);

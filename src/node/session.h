@@ -19,7 +19,8 @@ struct session_answer {
     uint64_t first_seq, last_seq, term;
 };
 
-struct session_table *session_table_new(void); /* NULL when memory is short */
+/* For so many sessions (0: SESSION_MAX; the simulator keeps fewer). NULL when memory is short. */
+struct session_table *session_table_new(size_t max_sessions);
 void session_table_free(struct session_table *t);
 struct session_table *session_table_copy(const struct session_table *t);
 size_t session_table_count(const struct session_table *t);
@@ -44,8 +45,8 @@ replog_status session_append(struct session_table *t, const struct block_header 
                              bool is_session);
 /* Everything above keep_seq is gone from the log. */
 void session_cut(struct session_table *t, uint64_t keep_seq);
-/* Committed up to `commit_seq`: evicts sessions beyond SESSION_MAX, those unused for longest (by
- * seq) first. Calls fn (may be NULL) with each id that goes. */
+/* Committed up to `commit_seq`: of the sessions up to there, evicts those beyond the table's bound,
+ * the longest unused (by seq) first. Calls fn (may be NULL) with each id that goes. */
 void session_evict(struct session_table *t, uint64_t commit_seq,
                    void (*fn)(uint64_t session, void *user), void *user);
 

@@ -110,7 +110,7 @@ static void markers(const uint8_t *bytes, size_t n) {
 }
 
 static void session(struct fuzz *f) {
-    struct session_table *t = session_table_new();
+    struct session_table *t = session_table_new(0);
     replog_error err;
     CHECK(t != NULL);
     for (int i = 0; i < 8 && f->left > 0; i++) {

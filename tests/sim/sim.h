@@ -63,7 +63,7 @@ struct sim *sim_current(void);
 /* Figures for the last line of a run; summed over many. */
 struct sim_figures {
     uint64_t events, appends_acked, records_acked, appends_failed, appends_unknown, reads, gets,
-        checkpoints, truncations, leaders, log_checks, client_checks;
+        checkpoints, truncations, leaders, log_checks, client_checks, evicted;
 };
 struct sim_figures *sim_figures(struct sim *sim);
 
@@ -119,6 +119,7 @@ unsigned sim_n_destroyed(const struct sim *sim);
  * while others that hold it are away. */
 enum sim_sync { SIM_SYNC_ALWAYS, SIM_SYNC_BATCH, SIM_SYNC_NONE };
 enum sim_sync sim_sync_mode(const struct sim *sim);
+size_t sim_max_sessions(const struct sim *sim); /* how many a member keeps */
 /* NONE: a power cut took from a member what was written and not synced. From then on what was
  * committed may be gone, and something else in its place; what clients were told is not judged any
  * more, but for whether somebody ever appended it. */

@@ -161,6 +161,12 @@ static void draw_slices(struct sim *sim) {
     if (rng_next(&rng) & 1) sim->node_options.store_lag_bytes = rng_between(&rng, 1000, 100000);
 }
 
+/* Clients open far fewer sessions than are kept: in some runs only a few are. */
+static void draw_sessions(struct sim *sim) {
+    uint64_t rng = sim_fork_rng(sim, "sessions");
+    if (rng_between(&rng, 1, 100) <= 20) sim->max_sessions = rng_between(&rng, 1, 6);
+}
+
 /* What a run may not have, that its promises are well defined. */
 static bool allowed(const struct sim *sim, enum fault_kind kind) {
     bool destroys = kind == FAULT_ROT || kind == FAULT_ROT_DOWN || kind == FAULT_WIPE ||
@@ -241,6 +247,7 @@ struct sim_faults *sim_faults_new(struct sim *sim) {
     draw_options(sim, &rng);
     draw_spares(sim);
     draw_slices(sim);
+    draw_sessions(sim);
     uint64_t length_us = rng_between(&rng, 5000000, 22000000);
     if (sim->options.length_us) length_us = sim->options.length_us;
     f->destroy_at_most = (sim->n_nodes - 1) / 2;

@@ -43,8 +43,9 @@ struct sim {
     enum sim_sync sync;
     struct node_options node_options; /* self and seed unset */
     uint32_t segment_bytes, pool_segments;
-    size_t slice_bytes; /* of the apply thread: small ones let stores lag; 0: as replogd */
-    bool fills_beside;  /* spares, as replogd; else as programs that use the log alone */
+    size_t slice_bytes;  /* of the apply thread: small ones let stores lag; 0: as replogd */
+    size_t max_sessions; /* few: some are evicted; 0: as replogd */
+    bool fills_beside;   /* spares, as replogd; else as programs that use the log alone */
 };
 
 /* ---- sim_sched.c */

@@ -471,7 +471,8 @@ static replog_status open_member(struct sim_member *m, replog_error *err) {
                              .create = true,
                              .buffered = sim->sync != SIM_SYNC_ALWAYS};
     replog_status st = wal_open(&wo, &m->wal, err);
-    if (st == REPLOG_OK) st = apply_open(m->wal, m->disk.store, &m->applier, err);
+    if (st == REPLOG_OK)
+        st = apply_open(m->wal, m->disk.store, sim->max_sessions, &m->applier, err);
     struct node_options no = sim->node_options;
     no.self = m->id;
     no.seed = rng_next(&m->rng);

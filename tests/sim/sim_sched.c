@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "node/session.h"
 #include "sim_impl.h"
 
 static struct sim *current;
@@ -207,4 +208,7 @@ unsigned sim_n_nodes(const struct sim *sim) {
 }
 enum sim_sync sim_sync_mode(const struct sim *sim) {
     return sim->sync;
+}
+size_t sim_max_sessions(const struct sim *sim) {
+    return sim->max_sessions ? sim->max_sessions : SESSION_MAX;
 }

@@ -63,7 +63,9 @@ static void try_session(struct sim *sim, struct sim_member *m, uint64_t session)
     struct sim_witness *w = sim->witness;
     struct block_builder b;
     replog_error err;
-    if (w->n == MAX_QUESTIONS || sim->sync == SIM_SYNC_NONE || w->n_sessions >= SESSION_MAX) return;
+    if (w->n == MAX_QUESTIONS || sim->sync == SIM_SYNC_NONE ||
+        w->n_sessions >= sim_max_sessions(sim))
+        return;
     struct question q = {.member = m->id, .session = session};
     struct node_event ev = {.type = NODE_EV_APPEND,
                             .token = add(w, &q),

@@ -10,8 +10,7 @@
 #include "wal/disk.h"
 #include "wal/log.h"
 
-/* ---- The world
- * ------------------------------------------------------------------------------------ */
+/* ---- The world ------------------------------------------------------------------------------- */
 
 struct sim {
     struct sim_figures figures;
@@ -21,6 +20,7 @@ struct sim {
     struct store *store[SIM_MAX_NODES + 1];
     struct node_snapshot view[SIM_MAX_NODES + 1];
     enum sim_sync sync;
+    size_t max_sessions;
     bool has_lost;
     uint64_t commit_seq;
     /* the log that the test writes */
@@ -65,6 +65,9 @@ unsigned sim_node_damage(const struct sim *sim, uint64_t id) {
 enum sim_sync sim_sync_mode(const struct sim *sim) {
     return sim->sync;
 }
+size_t sim_max_sessions(const struct sim *sim) {
+    return sim->max_sessions;
+}
 bool sim_has_lost(const struct sim *sim) {
     return sim->has_lost;
 }
@@ -103,6 +106,7 @@ static int setup(void **state) {
     memset(&world, 0, sizeof world);
     world.n_nodes = 3;
     world.term = 1;
+    world.max_sessions = 1;
     sim_oracle_begin(&world, false);
     struct oracle *o = oracle_of(&world);
     o->n_keys = 1;
@@ -116,8 +120,7 @@ static int teardown(void **state) {
     return 0;
 }
 
-/* ---- Making history
- * --------------------------------------------------------------------------------- */
+/* ---- Making history -------------------------------------------------------------------------- */
 
 enum lie { TRUTH, LESS_RECORDS, NO_COMMIT, OTHER_VALUE, OTHER_APPEND };
 
@@ -201,8 +204,7 @@ static uint32_t honest_append(uint64_t *session) {
     return a;
 }
 
-/* ---- Appends
- * ------------------------------------------------------------------------------------------ */
+/* ---- Appends --------------------------------------------------------------------------------- */
 
 static void honest_history(void **state) {
     (void)state;
@@ -407,8 +409,7 @@ static void a_log_with_a_hole(void **state) {
     MUST_FAIL("does not continue", commit_marker(REPLOG_OP_TERM));
 }
 
-/* ---- What nodes say
- * --------------------------------------------------------------------------------------- */
+/* ---- What nodes say -------------------------------------------------------------------------- */
 
 static void durable_where_it_says(void **state) {
     (void)state;
@@ -445,6 +446,9 @@ static void sessions_are_known(void **state) {
               sim_oracle_node_refused(&world, 2, s, "session 1 is unknown (evicted, or ...)"));
     MUST_PASS(sim_oracle_node_refused(&world, 2, s, "sequence 3 does not follow: session 1 ...");
               sim_oracle_node_refused(&world, 2, s + 1, "session 2 is unknown (evicted, or ...)"));
+    commit_marker(REPLOG_OP_SESSION); /* more than are kept */
+    MUST_PASS(sim_oracle_node_refused(&world, 2, s, "session 1 is unknown (evicted, or ...)"));
+    assert_int_equal(world.figures.evicted, 1);
 }
 
 static void safe_where_it_says(void **state) {
@@ -460,9 +464,7 @@ static void safe_where_it_says(void **state) {
     MUST_FAIL("the store of 2", sim_oracle_node_checkpoint(&world, 1, &r));
 }
 
-/* ---- Gets
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- Gets ------------------------------------------------------------------------------------ */
 
 static struct sim_get get_of(uint32_t append, uint32_t index) {
     struct oracle *o = oracle_of(&world);
@@ -567,8 +569,7 @@ static void nodes_never_go_back(void **state) {
     MUST_FAIL("nobody has committed it", sim_oracle_get_served(&world, &g));
 }
 
-/* ---- Reads of the log
- * --------------------------------------------------------------------------------------- */
+/* ---- Reads of the log ------------------------------------------------------------------------ */
 
 static replog_entry entry_of(uint32_t append, uint32_t index) {
     static uint8_t value[64];
@@ -651,8 +652,7 @@ static void truncation_as_asked(void **state) {
     MUST_FAIL("the log begins at 12", sim_oracle_truncate_told(&world, &r));
 }
 
-/* ---- A node's log and store at the end
- * --------------------------------------------------------------------------- */
+/* ---- A node's log and store at the end ------------------------------------------------------- */
 
 static struct disk_mem *disk;
 

@@ -123,12 +123,13 @@ def ended_by_rocksdb(node):
     """Distributions build RocksDB with its assertions, and some do not hold after an error of the
     disk; one of them (a file that is used again after its first error) can be faster than the
     node's own word. Then the test may go on: its end does not look at how this node ended."""
-    aborted = not node.alive() and node.process.returncode == -signal.SIGABRT and \
-        any("rocksdb::" in line for line in node.said_last())
-    if aborted:
-        print(f"node {node.id} was ended by an assertion of RocksDB's")
+    if node.alive() or node.process.returncode != -signal.SIGABRT:
+        return False
+    said = [line for line in node.said_last() if "rocksdb::" in line and "Assertion `" in line]
+    for line in said[-1:]:
+        print(f"node {node.id} was ended by an assertion of RocksDB's: {line}")
         node.process = None
-    return aborted
+    return bool(said)
 
 
 def check_named_end(node, what, words=()):
@@ -146,4 +147,13 @@ def check_end(node, what, words=()):
     """The same, or RocksDB was faster."""
     if not ended_by_rocksdb(node):
         check_named_end(node, what, words)
+
+
+def kill(node, what, words=()):
+    """Kills a node that may have ended by itself a moment before. True: it had, and said why."""
+    node.kill()
+    had_ended = node.process.returncode != -signal.SIGKILL
+    if had_ended:
+        check_end(node, what, words)
+    return had_ended
 

@@ -374,10 +374,7 @@ def inject(t, c, loads, expression, outcome):
         loads.wait_acknowledged(60)
         check(node.alive() or ended(), f"{what}: it ended: {node.log()[-400:]}")
         wait(takes_part, 30, f"{what}: it takes part")
-        if ended():
-            faults.check_end(node, what)
-        else:
-            node.kill()
+        faults.kill(node, what)
     else:
         wait(lambda: not node.alive(), 30, f"{what}: its end")
         loads.wait_acknowledged(60)
@@ -509,12 +506,13 @@ def disks_without_a_byte_left(t, fs):
     loads = Loads(t, c, oracle, acks="qq").start()
     loads.wait_acknowledged(50)
     turns, ends = 0, 0
+    why = ["on a full disk", [os.strerror(errno.ENOSPC)]]
     t.tallies.append(lambda: {"full disks": 3 * turns})
     while turns < (6 if faults.FULL else 2) or t.time_left() > 0:
         ballast = [fill(os.path.dirname(n.dir)) for n in c.nodes]
         time.sleep(0.7)
         full_at_start = t.rng.choice(c.nodes)
-        full_at_start.kill()
+        ends += faults.kill(full_at_start, *why)
         fill(os.path.dirname(full_at_start.dir))  # what its end gave back
         full_at_start.start()
         time.sleep(0.5)
@@ -526,7 +524,7 @@ def disks_without_a_byte_left(t, fs):
             for node in c.nodes:
                 if not node.alive():
                     ends += 1
-                    faults.check_end(node, "on a full disk", [os.strerror(errno.ENOSPC)])
+                    faults.check_end(node, *why)
                     node.start()
             status = c.status(call_ms=1000)
             return status and status["leader"] and all(m["online"] for m in status["members"])

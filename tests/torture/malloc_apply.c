@@ -95,7 +95,7 @@ static uint64_t replay(void) {
     for (int i = 0; i < ATTEMPTS && !store; i++) store = store_mem_new();
     if (!store) return 0;
     for (int i = 0; i < ATTEMPTS && status; i++) {
-        status = apply_open(wal, store, &a, &err);
+        status = apply_open(wal, store, 0, &a, &err);
         EXPECT(!status || status == REPLOG_RESOURCE_EXHAUSTED, "open: %s", err.text);
     }
     for (int failures = 0; a && applied < tail.seq && failures < ATTEMPTS;) {

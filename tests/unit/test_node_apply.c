@@ -64,7 +64,7 @@ static int setup(void **state) {
     f->ops.flush = flush_or_fail;
     f->store->ops = &f->ops;
     flushes_to_fail = flushes_tried = 0;
-    world_ok(f->world, apply_open(f->world->wal, f->store, &f->applier, &f->world->err));
+    world_ok(f->world, apply_open(f->world->wal, f->store, 0, &f->applier, &f->world->err));
     f->worker = (struct apply_worker){.applier = f->applier, .ops = &worker_ops, .user = f};
     *state = f;
     return 0;
