@@ -57,6 +57,15 @@ static replog_status disk_errno(replog_error *err, int errnum, const char *opera
 }
 
 /* ---- Files */
+
+/* What was interrupted was not done, and is asked for again. */
+static int open_again(const char *path, int flags) {
+    int fd;
+    do fd = open(path, flags | O_CLOEXEC, FILE_MODE);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 static replog_status posix_open(void *ctx, const char *path, enum disk_open how,
                                 struct disk_file **file, replog_error *err) {
     (void)ctx;
@@ -65,10 +74,9 @@ static replog_status posix_open(void *ctx, const char *path, enum disk_open how,
     if (!made) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to open %s", path);
     memcpy(made->path, path, path_bytes);
     made->direct_fd = how == DISK_READ ? DIRECT_NEVER : DIRECT_NOT_YET;
-    int flags = O_CLOEXEC | (how == DISK_READ ? O_RDONLY : O_RDWR);
+    int flags = how == DISK_READ ? O_RDONLY : O_RDWR;
     if (how == DISK_CREATE) flags |= O_CREAT | O_EXCL;
-    do made->fd = open(path, flags, FILE_MODE);
-    while (made->fd < 0 && errno == EINTR);
+    made->fd = open_again(path, flags);
     if (made->fd < 0) {
         int errnum = errno;
         free(made);
@@ -126,8 +134,8 @@ static int fd_direct(struct disk_file *file) {
     if (file->direct_fd == DIRECT_NOT_YET) {
         char self[32]; /* the file may have been renamed */
         snprintf(self, sizeof self, "/proc/self/fd/%d", file->fd);
-        file->direct_fd = open(self, O_RDWR | O_DIRECT | O_CLOEXEC);
-        bool may_come = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EINTR;
+        file->direct_fd = open_again(self, O_RDWR | O_DIRECT);
+        bool may_come = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
         if (file->direct_fd < 0) file->direct_fd = may_come ? DIRECT_NOT_YET : DIRECT_NEVER;
     }
     return file->direct_fd >= 0 ? file->direct_fd : file->fd;
@@ -257,7 +265,7 @@ static replog_status posix_unlink(void *ctx, const char *path, replog_error *err
 
 static replog_status posix_sync_dir(void *ctx, const char *dir, replog_error *err) {
     (void)ctx;
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open_again(dir, O_RDONLY | O_DIRECTORY);
     if (fd < 0) return disk_errno(err, errno, "open directory", dir);
     int result;
     do result = fsync(fd);
@@ -318,7 +326,7 @@ static replog_status posix_lock(void *ctx, const char *path, struct disk_lock **
     (void)ctx;
     struct disk_lock *made = malloc(sizeof *made);
     if (!made) return error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory to lock %s", path);
-    made->fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, FILE_MODE);
+    made->fd = open_again(path, O_RDONLY | O_CREAT);
     int result = -1;
     if (made->fd >= 0) {
         do result = flock(made->fd, LOCK_EX | LOCK_NB);

@@ -150,13 +150,16 @@ class Script:
             client.process.stdin.close()
 
     def judge_end(self, action, number, hits, last):
-        """A sync or write that failed for good must have ended the node."""
+        """A sync or write that failed for good must have ended the node; an interrupted call, or a
+        short one, must not."""
         call = last.split(" ")[0]
         final = (action in (ERRNO, LOSE, THEN_ERRNO) and number == errno.EIO and hits
                  and call in ("fdatasync", "fsync", "pwritev"))
         spare = "/spare-" in last and SPARE_FAILED in self.node.log()
         if final and "/wal" in last and not spare:
             check(self.ends, f"{last} failed, and the node went on: {self.node.log()[-300:]}")
+        if "/wal" in last and (number == errno.EINTR or action == SHORT):
+            check(not self.ends, f"{last} was to be asked for again, and the node ended: {self.ends}")
 
     def compare(self, sent, acks):
         """The log holds exactly what was sent, at the places that the answers name."""
