@@ -197,6 +197,7 @@ static void publish(struct node_loop *l, uint64_t now_ms) {
     bool grew = readable != atomic_load(&s->readable_seq);
     atomic_store(&s->readable_seq, readable);
     atomic_store(&s->first_seq, fresh.first_seq);
+    atomic_store(&s->cut_off, fresh.cut_off);
     if (news) log_set_term(fresh.term);
     bool serving = server_not_serving(&fresh) == NULL && !atomic_load(&s->draining);
     if (s->rpc && (serving != was_serving || news)) rpc_server_set_serving(s->rpc, serving);

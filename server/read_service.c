@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/mutant.h"
 #include "server/reader_pool.h"
 #include "server/read_codec.h"
 #include "server/services.h"
@@ -156,6 +157,8 @@ static bool start(struct read *r, uint64_t readable) {
     r->started = true;
     r->next_seq = r->told_seq = r->ask.from_seq ? r->ask.from_seq : first_seq;
     r->to_seq = r->ask.to_seq ? r->ask.to_seq : UINT64_MAX;
+    if (MUTANT(READ_BEGINS_LATER) && !r->ask.from_seq && readable > first_seq)
+        r->next_seq = r->told_seq = first_seq + (readable - first_seq) / 2;
     if (r->next_seq < first_seq) {
         (void)out_of_range(r, "from_seq", r->next_seq, "below the first seq of the log,",
                            first_seq);
@@ -247,6 +250,14 @@ static enum run_result wait_for_more(struct read *r) {
     return RUN_PARK;
 }
 
+/* There is nothing more here. Who follows the log goes on at another member when this one is cut
+ * off from the others; who wants to know what this one has stays. */
+static enum run_result caught_up(struct read *r) {
+    if (r->ask.local || !atomic_load(&r->s->cut_off)) return wait_for_more(r);
+    return finish(r, REPLOG_UNAVAILABLE,
+                  "this member knows no leader, and others may have more: go on at another one");
+}
+
 static enum run_result send_more(struct read *r) {
     for (unsigned chunks = 0; chunks < CHUNKS_A_RUN; chunks++) {
         uint64_t readable = atomic_load(&r->s->readable_seq);
@@ -256,13 +267,14 @@ static enum run_result send_more(struct read *r) {
         if (r->next_seq <= r->to_seq && r->next_seq <= readable) {
             st = gather(r, readable, &records, &err);
         }
-        bool caught_up = st == REPLOG_NOT_FOUND || r->next_seq > r->to_seq;
+        bool at_end = st == REPLOG_NOT_FOUND || r->next_seq > r->to_seq;
         /* markers alone are told only when nothing follows them, so that a lost stream goes on
          * behind */
-        bool tell = records > 0 || (caught_up && r->told_seq != r->next_seq);
+        bool tell = records > 0 || (at_end && r->told_seq != r->next_seq);
         if (tell && !send_chunk(r, readable)) return RUN_PARK;
         if (r->next_seq > r->to_seq) return finish(r, REPLOG_OK, NULL);
-        if (st == REPLOG_NOT_FOUND) return wait_for_more(r);
+        if (MUTANT(FOLLOWER_SLEEPS_ON) && st == REPLOG_NOT_FOUND) r->over = true;
+        if (st == REPLOG_NOT_FOUND) return caught_up(r);
         if (st != REPLOG_OK) return failed(r, st, &err);
     }
     return RUN_AGAIN;

@@ -64,6 +64,7 @@ struct server {
     struct node_snapshot view;
     /* From the view, without its lock. readable_seq: committed, and durable here. */
     _Atomic uint64_t readable_seq, first_seq;
+    atomic_bool cut_off;  /* as in the view */
     atomic_bool draining; /* new work is refused, streams are being ended */
     atomic_bool damaged;  /* the scrub found rot */
     struct stats stats;

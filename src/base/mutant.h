@@ -80,9 +80,12 @@
     X(REPEAT_ANSWERED_AT_ONCE,                                                                     \
       "a repeated append gets its answer because it is in the log, committed or not")              \
     /* node/: sessions */                                                                          \
-    X(FORGET_UNAPPLIED_APPENDS,                                                                    \
+    X(SESSIONS_AS_APPLIED,                                                                    \
       "after a restart the session table is as of the applied seq, without the blocks above it: "  \
-      "a retry of one of those is let in twice")                                                   \
+      "sessions that were opened there are unknown, and retries let in twice")                                                   \
+    X(FORGET_UNAPPLIED_APPENDS,                                                                    \
+      "after a restart the session table does not know the appends above the applied seq: a "      \
+      "retry of one of those is let in twice")                                                     \
     X(SESSIONS_LOST_AT_RESTART,                                                                    \
       "a restarted node begins with an empty session table: clients that retry are told that "     \
       "their session is unknown, and cannot learn what became of their appends")                   \
@@ -127,13 +130,22 @@
     X(APPLIED_SEQ_APART,                                                                           \
       "the applied seq is written to the store before the data: a crash in between loses the data "\
       "in one store only")                                                                         \
+    X(READ_BEGINS_LATER,                                                                           \
+      "a read from the beginning begins in the middle of the log: who replays it lacks the rest")  \
+    X(FOLLOWER_SLEEPS_ON,                                                                          \
+      "a read that follows the log is not woken once it has caught up: it gets nothing any more")  \
     /* node/: checkpoint and truncation */                                                         \
     X(TRUNCATE_BY_QUORUM,                                                                          \
+      "the safe seq is what more than half of the members have checkpointed, not all: one that "   \
+      "is behind needs blocks that no log holds any more")                                         \
+    X(TRUNCATE_WITHOUT_ABSENT,                                                                     \
       "the safe seq is the least checkpoint of those members that are online, not of all: one "    \
       "that was away needs blocks that no log holds any more")                                     \
     X(TRUNCATE_AS_ASKED,                                                                           \
       "a node truncates what was asked for as soon as its own store holds it, whatever the safe "  \
       "seq says: a follower that is behind can never be fed")                                      \
+    X(NEVER_TRUNCATES,                                                                             \
+      "what was asked for, and every store holds, is not truncated: the disk fills")               \
     X(APPLIED_AS_CHECKPOINT,                                                                       \
       "a node reports its applied seq as its checkpoint: the log is truncated below what its "     \
       "store has lost after a power cut")                                                          \

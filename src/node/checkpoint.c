@@ -24,10 +24,23 @@ static uint64_t checkpoint_of(const struct node *n, const struct node_peer *p) {
     return max_u64(p->checkpoint_seq, n->committed_marker.safe_seq);
 }
 
+/* What more than half of the members hold, for the deliberate bug only. */
+static uint64_t quorum_seq(const struct node *n) {
+    uint64_t best = 0;
+    for (unsigned i = 0; i <= n->n_peers; i++) {
+        uint64_t seq = i < n->n_peers ? checkpoint_of(n, &n->peers[i]) : n->checkpoint_seq;
+        unsigned holders = n->checkpoint_seq >= seq;
+        for (unsigned k = 0; k < n->n_peers; k++) holders += checkpoint_of(n, &n->peers[k]) >= seq;
+        if (2 * holders > n->n_peers + 1 && seq > best) best = seq;
+    }
+    return best;
+}
+
 static uint64_t safe_seq(const struct node *n) {
     uint64_t least = n->checkpoint_seq;
+    if (MUTANT(TRUNCATE_BY_QUORUM)) return quorum_seq(n);
     for (unsigned i = 0; i < n->n_peers; i++) {
-        if (MUTANT(TRUNCATE_BY_QUORUM) && !node_peer_online(n, &n->peers[i])) continue;
+        if (MUTANT(TRUNCATE_WITHOUT_ABSENT) && !node_peer_online(n, &n->peers[i])) continue;
         least = min_u64(least, checkpoint_of(n, &n->peers[i]));
     }
     return least;
@@ -84,6 +97,7 @@ static void maybe_truncate(struct node *n, struct node_effects *fx) {
     uint64_t told = min_u64(n->told_marker.safe_seq, n->told_marker.drop_upto);
     if (MUTANT(TRUNCATE_AS_ASKED)) own = n->committed_marker.drop_upto;
     uint64_t upto = min_u64(max_u64(own, told), n->checkpoint_seq);
+    if (MUTANT(NEVER_TRUNCATES)) return;
     if (upto <= n->truncate_sent || upto <= n->base.seq || n->truncate_sent != n->truncate_done)
         return;
     struct node_effect *e = fx_add(fx, NODE_FX_TRUNCATE);

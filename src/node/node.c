@@ -78,6 +78,7 @@ static replog_status load_headers(struct node *n, replog_error *err) {
         struct block_header h;
         const uint8_t *bytes;
         status = wal_reader_next(reader, UINT64_MAX, &h, &bytes, err);
+        if (MUTANT(FORGET_UNAPPLIED_APPENDS) && status == REPLOG_OK && h.session) continue;
         if (status == REPLOG_OK && !replicate_note_block(n, bytes, &h))
             status = error_set(err, REPLOG_RESOURCE_EXHAUSTED, "no memory for the session table");
     }
@@ -164,7 +165,7 @@ static replog_status load(struct node *n, const struct applier *applier, replog_
         if (status != REPLOG_OK) return status;
         n->map_id = config_cluster_id(&n->config);
     }
-    if (MUTANT(FORGET_UNAPPLIED_APPENDS)) return REPLOG_OK;
+    if (MUTANT(SESSIONS_AS_APPLIED)) return REPLOG_OK;
     return load_headers(n, err);
 }
 
@@ -499,5 +500,6 @@ void node_snapshot(const struct node *n, struct node_snapshot *out) {
     out->bytes_appended = n->bytes_appended;
     out->elections = n->elections;
     out->space_low = n->space_low;
+    out->cut_off = reads_cut_off(n);
     snprintf(out->refused, sizeof out->refused, "%s", n->refused);
 }

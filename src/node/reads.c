@@ -151,12 +151,18 @@ static bool waits_for_its_index(const struct read_wait *r) {
     return r->token != 0 && !r->known && r->refusal.verdict == SESSION_ADMIT;
 }
 
-/* Who has known no leader for several elections is cut off, or a majority is down: the reader
- * learns it now, and may ask elsewhere, rather than at its deadline. */
+bool reads_cut_off(const struct node *n) {
+    if (!n->raft) return true;
+    if (n->leader || n->leader_known_ms == 0) return false;
+    return n->now_ms - n->leader_known_ms >=
+           (uint64_t)LEADERLESS_ELECTIONS * n->options.election_ms;
+}
+
+/* The reader learns it now, and may ask elsewhere, rather than at its deadline. */
 static void refuse_leaderless(struct node *n, struct node_effects *fx) {
     if (n->leader || n->leader_known_ms == 0) n->leader_known_ms = n->now_ms;
     uint64_t without_ms = n->now_ms - n->leader_known_ms;
-    if (without_ms < (uint64_t)LEADERLESS_ELECTIONS * n->options.election_ms) return;
+    if (!reads_cut_off(n)) return;
     for (size_t i = 0; i < n->n_reads;) {
         if (!waits_for_its_index(&n->reads[i])) {
             i++;

@@ -307,6 +307,26 @@ def test_health_check_and_watch(t):
     unknown.cancel()
 
 
+def test_who_follows_the_log_is_told_when_a_member_is_cut_off(t):
+    c = t.cluster(3)
+    c.append("a", "1")
+    leader = c.leader()
+    s = Stub(t, leader)
+    follows = s.Read(s.pb.ReadRequest(follow=True), timeout=8 * T)
+    stays = s.Read(s.pb.ReadRequest(follow=True, local=True), timeout=8 * T)
+    for call in (follows, stays):
+        check(len(next(call).records) > 0, "what is there")
+    for node in c.others(leader):
+        node.pause()
+    error = fails(lambda: list(follows), "UNAVAILABLE")
+    check("knows no leader" in error.details(), error.details())
+    check(stays.is_active(), "who wants to know what this member has stays")
+    fails(lambda: list(s.Read(s.pb.ReadRequest(follow=True), timeout=8 * T)), "UNAVAILABLE")
+    for node in c.others(leader):
+        node.resume()
+    stays.cancel()
+
+
 def test_reflection_lists_the_services(t):
     c = t.cluster(1)
     s = Stub(t, c[1])

@@ -111,6 +111,8 @@ enum sim_damage {
 /* Without VOTE_COPY_DAMAGED, which excuses nothing; neither does a failed sync, which is not even
  * noted: the log stops at it, and what it had told before must be there. */
 unsigned sim_node_damage(const struct sim *sim, uint64_t id);
+/* What a member's log held durably as it was wiped last: others count on that. */
+uint64_t sim_node_wiped_seq(const struct sim *sim, uint64_t id);
 /* Members whose disk was wiped or damaged: never more than a minority in a run; and with --sync
  * none those that stay away. */
 unsigned sim_n_destroyed(const struct sim *sim);

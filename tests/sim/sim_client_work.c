@@ -18,7 +18,8 @@ enum {
     IN_BURST_US = 600,
     CALLBACK_APPENDS_ONE_IN = 20,
     CALLBACK_NUMBER = 2, /* as a submitting thread */
-    SURE_MS = 3000       /* once healed, what may take so long must succeed */
+    CATCHES_UP_MS = 300,
+    SURE_MS = 3000 /* once healed, what may take so long must succeed */
 };
 
 static uint64_t pick(struct sim_client *c, uint64_t low, uint64_t high) {
@@ -336,25 +337,28 @@ void sim_getter(void *arg) {
 /* ---- Operating
  * ---------------------------------------------------------------------------------------- */
 
-static void truncate_one(struct sim_client *c, uint64_t upto, uint32_t timeout_ms) {
+static replog_status truncate_one(struct sim_client *c, uint64_t upto, uint32_t timeout_ms) {
     replog_truncate_result result;
     replog_error err = {.text = ""};
     sim_oracle_truncate_asked(c->sim, upto);
     replog_status status = replog_truncate(c->lib, upto, timeout_ms, &result, &err);
-    if (c->process.dead) return;
+    if (c->process.dead) return REPLOG_CANCELLED;
     sim_trace(c->sim, c->process.who, "truncate %" PRIu64 ": %s %" PRIu64, upto,
               replog_status_name(status), status ? 0 : result.first_seq);
     if (status == REPLOG_OK) sim_oracle_truncate_told(c->sim, &result);
+    return status;
 }
 
-static void checkpoint_one(struct sim_client *c, uint32_t timeout_ms) {
+/* Gives the safe seq; 0: it is not told. */
+static uint64_t checkpoint_one(struct sim_client *c, uint32_t timeout_ms) {
     uint64_t seq = 0, safe_seq = 0, asked_us = sim_now_us(c->sim);
     replog_error err = {.text = ""};
     replog_status status = replog_checkpoint(c->lib, timeout_ms, &seq, &safe_seq, &err);
-    if (c->process.dead) return;
+    if (c->process.dead) return 0;
     sim_trace(c->sim, c->process.who, "checkpoint: %s %" PRIu64 " safe %" PRIu64,
               replog_status_name(status), seq, safe_seq);
     check_progress(c, asked_us, timeout_ms, "checkpoint", status, err.text);
+    return status == REPLOG_OK ? safe_seq : 0;
 }
 
 static void ask_status(struct sim_client *c, uint32_t timeout_ms) {
@@ -380,11 +384,11 @@ void sim_operator(void *arg) {
             break;
         case 1:
             if (end > 0)
-                truncate_one(c, pick(c, 1, end * c->style.most_truncate_percent / 100 + 1),
-                             timeout_ms);
+                (void)truncate_one(c, pick(c, 1, end * c->style.most_truncate_percent / 100 + 1),
+                                   timeout_ms);
             break;
         default:
-            checkpoint_one(c, timeout_ms);
+            (void)checkpoint_one(c, timeout_ms);
         }
     }
     task_over(task);
@@ -423,16 +427,70 @@ static void verify_log(struct sim_client *c) {
     replog_reader_close(reader);
 }
 
+/* Reads on until that seq has come, for so long at most. */
+static replog_status follow_to(struct sim_client *c, replog_reader *reader, struct sim_read *read,
+                               uint64_t seq, uint32_t timeout_ms, replog_error *err) {
+    replog_status status = REPLOG_OK;
+    uint64_t until_us = sim_now_us(c->sim) + (uint64_t)timeout_ms * 1000;
+    while (status == REPLOG_OK && read->last < seq && !c->process.dead) {
+        replog_entry entry;
+        uint64_t now_us = sim_now_us(c->sim);
+        if (now_us >= until_us) return REPLOG_DEADLINE_EXCEEDED;
+        status =
+            replog_reader_next(reader, (uint32_t)((until_us - now_us + 999) / 1000), &entry, err);
+        if (status == REPLOG_OK && !c->process.dead) sim_oracle_read_record(c->sim, read, &entry);
+    }
+    return status;
+}
+
+/* Who follows the log and has caught up gets what is appended then. */
+static void verify_follow(struct sim_client *c) {
+    uint64_t floor = sim_oracle_floor(c->sim);
+    replog_read_options options = {.markers = true, .follow = true, .from_seq = floor + 1};
+    struct sim_read read = {
+        .who = c->process.who, .markers = true, .follow = true, .from = floor + 1, .floor = floor};
+    replog_reader *reader;
+    replog_error err = {.text = ""};
+    CHECK(replog_reader_open(c->lib, &options, &reader, &err) == REPLOG_OK);
+    (void)follow_to(c, reader, &read, UINT64_MAX, CATCHES_UP_MS, &err);
+    uint64_t asked_us = sim_now_us(c->sim);
+    uint32_t timeout_ms = sim_client_timeout_ms(c);
+    verify_append(c, REPLOG_ACK_QUORUM);
+    replog_status status = follow_to(c, reader, &read, sim_oracle_floor(c->sim), timeout_ms, &err);
+    /* as for the whole log */
+    bool allowed = status == REPLOG_OUT_OF_RANGE || status == REPLOG_DATA_LOSS;
+    if (!allowed) check_progress(c, asked_us, timeout_ms, "follow the log", status, err.text);
+    replog_reader_close(reader);
+}
+
+/* What every store holds durably goes, on every member. */
+static void verify_truncation(struct sim_client *c, uint64_t upto) {
+    uint64_t asked_us = sim_now_us(c->sim);
+    uint32_t timeout_ms = sim_client_timeout_ms(c);
+    if (upto == 0 || truncate_one(c, upto, timeout_ms) != REPLOG_OK) return;
+    bool due = must_succeed(c, asked_us, timeout_ms) && sim_n_destroyed(c->sim) == 0 &&
+               !sim_has_lost(c->sim);
+    for (int i = 0; due && i < SURE_MS / 50 && !sim_oracle_is_truncated(c->sim, upto); i++)
+        sim_thread_sleep(50000);
+    if (due && !sim_oracle_is_truncated(c->sim, upto))
+        sim_fail(c->sim, "[progress] all is healed, and the log is not truncated up to %" PRIu64,
+                 upto);
+}
+
 void sim_verify(struct sim_client *c) {
     c->doing = "verifying: append";
     for (int i = 0; i < 3; i++) verify_append(c, REPLOG_ACK_QUORUM);
+    c->doing = "verifying: follow";
+    verify_follow(c);
     c->doing = "verifying: get";
     for (unsigned key = 0; key < sim_oracle_n_keys(c->sim); key++)
         get_one(c, key, false, sim_client_timeout_ms(c));
     c->doing = "verifying: read";
     verify_log(c);
     c->doing = "verifying: checkpoint";
-    checkpoint_one(c, sim_client_timeout_ms(c));
+    uint64_t safe_seq = checkpoint_one(c, sim_client_timeout_ms(c));
+    c->doing = "verifying: truncate";
+    verify_truncation(c, safe_seq);
     c->doing = "verifying: append to all";
     if (sim_n_destroyed(c->sim) == 0) verify_append(c, REPLOG_ACK_ALL);
 }

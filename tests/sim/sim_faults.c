@@ -9,6 +9,7 @@
 #include "sim_net.h"
 #include "sim_node.h"
 #include "sim_usurp.h"
+#include "sim_watch_impl.h"
 
 enum fault_kind {
     FAULT_PARTITION, /* two groups */
@@ -462,10 +463,7 @@ static bool all_founded(struct sim *sim) {
     for (uint64_t id = 1; id <= sim->n_nodes; id++) {
         const struct sim_member *m = sim_member(sim, id);
         if (m->excused) continue;
-        struct node_snapshot s;
-        if (!m->running) return false;
-        sim_node_snapshot(sim, id, &s);
-        if (s.founding != WAL_FOUNDED) return false;
+        if (watch_record(m)->founding != WAL_FOUNDED) return false;
     }
     return true;
 }

@@ -548,7 +548,8 @@ static void start_failed(struct sim_member *m, replog_status st, const replog_er
                  m->excused ? "is no reason for it" : "is not damaged", replog_status_name(st),
                  err->text);
     close_member(m);
-    bool power = disk_mem_is_off(m->disk.mem);
+    bool at_call = disk_mem_is_off(m->disk.mem), power = at_call && sim_draw(sim, 0, 1);
+    if (at_call && !power) disk_mem_cut_at(m->disk.mem, 0); /* killed, and the machine goes on */
     if (power) sim_watch_power_lost(m);
     sim_disk_crash(sim, &m->disk, power, DISK_LOSE_RANDOM);
     m->start_tries++;
@@ -614,7 +615,9 @@ void sim_member_end(struct sim_member *m, enum sim_death how, enum disk_mem_loss
     sim_net_node_down(sim, m->id, how == SIM_POWER);
     close_member(m);
     sim_set_speaker(before);
-    bool power = how == SIM_POWER || disk_mem_is_off(m->disk.mem);
+    bool at_call = disk_mem_is_off(m->disk.mem);
+    if (how == SIM_KILL && at_call) disk_mem_cut_at(m->disk.mem, 0);
+    bool power = how == SIM_POWER || (at_call && how != SIM_KILL);
     if (power) sim_watch_power_lost(m);
     sim_disk_crash(sim, &m->disk, power, loss);
 }
@@ -625,16 +628,28 @@ static bool may_end(const struct sim_member *m) {
            (m->damage & SIM_VOTE_COPY_DAMAGED && m->disk.full);
 }
 
+/* It was ended at a disk call: with the machine, or alone. Then what it wrote is in the page cache,
+ * synced or not, and so it may start, and the power may go soon. */
+static void end_at_call(struct sim_member *m) {
+    static const enum disk_mem_loss losses[] = {DISK_LOSE_RANDOM, DISK_LOSE_ALL, DISK_LOSE_NONE};
+    struct sim *sim = m->sim;
+    uint64_t call = disk_mem_calls(m->disk.mem), dice = sim_draw(sim, 0, 5);
+    if (dice < 3) {
+        sim_trace(sim, (unsigned)m->id, "the power went with disk call %" PRIu64, call);
+        sim_member_end(m, SIM_POWER, losses[dice]);
+        return;
+    }
+    sim_trace(sim, (unsigned)m->id, "was killed in disk call %" PRIu64, call);
+    sim_member_end(m, SIM_KILL, DISK_LOSE_NONE);
+    if (dice > 3 && !sim->quiet) disk_mem_cut_at(m->disk.mem, call + sim_draw(sim, 1, 60));
+}
+
 /* After each call into the member: it may have ended itself, or the power may be gone. */
 static void settle(struct sim_member *m) {
     struct sim *sim = m->sim;
     if (!m->running) return;
     if (disk_mem_is_off(m->disk.mem)) {
-        static const enum disk_mem_loss losses[] = {DISK_LOSE_RANDOM, DISK_LOSE_ALL,
-                                                    DISK_LOSE_NONE};
-        sim_trace(sim, (unsigned)m->id, "the power went with disk call %" PRIu64,
-                  disk_mem_calls(m->disk.mem));
-        sim_member_end(m, SIM_POWER, losses[sim_draw(sim, 0, 2)]);
+        end_at_call(m);
     } else if (m->dying) {
         sim_trace(sim, (unsigned)m->id, "ends itself: %s", m->last_words);
         if (!may_end(m))

@@ -111,7 +111,7 @@ static void check_lost(struct oracle *o, uint32_t number) {
     /* "may be lost with the leader": only when a later term has taken its place. That its own log
      * loses it only by such a leader's cut, never over a restart, is sim_watch's to see. */
     if (a->plan.ack == REPLOG_ACK_LEADER && b->term > a->term) return;
-    if (sim_sync_mode(o->sim) == SIM_SYNC_NONE) return;
+    if (sim_has_lost(o->sim)) return;
     sim_fail(o->sim,
              "[acked] append %" PRIu32 " was acknowledged (%s) at %" PRIu64 "..%" PRIu64
              " of term %" PRIu64 ", where the committed log has another block (%" PRIu64
@@ -312,8 +312,7 @@ static void check_expected(struct oracle *o, const struct oracle_block *b) {
             continue;
         }
         if (!a->log_first_seq && a->state == APPEND_ACKED) check_lost(o, number);
-        if (a->state == APPEND_UNKNOWN && a->log_last_seq != a->last_seq &&
-            sim_sync_mode(o->sim) != SIM_SYNC_NONE)
+        if (a->state == APPEND_UNKNOWN && a->log_last_seq != a->last_seq && !sim_has_lost(o->sim))
             sim_fail(o->sim,
                      "[acked] append %" PRIu32 " was said to be committed at %" PRIu64
                      ", and is not there",
@@ -425,8 +424,8 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
     for (unsigned i = 0; i < reply->n_durable_on; i++) {
         uint64_t member = reply->durable_on[i];
         if (member == id) self = true;
-        /* what it held was destroyed; rot leaves the position, and what the leader knows of it */
-        if (sim_node_damage(sim, member) & SIM_DISK_WIPED) continue;
+        /* it was destroyed since; rot leaves the position, and what the leader knows of it */
+        if (sim_node_wiped_seq(sim, member) >= reply->last_seq) continue;
         if (member != id && may_have_cut(o, ack, reply->last_seq)) continue;
         uint64_t durable = durable_seq(o, member);
         if (durable < reply->last_seq)
@@ -453,7 +452,7 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
     if (ack == NODE_ACK_LEADER) return;
     unsigned holders = 0;
     for (uint64_t k = 1; k <= sim_n_nodes(sim); k++)
-        if (sim_node_damage(sim, k) & SIM_DISK_WIPED || durable_seq(o, k) >= reply->last_seq)
+        if (sim_node_wiped_seq(sim, k) >= reply->last_seq || durable_seq(o, k) >= reply->last_seq)
             holders++;
     if (2 * holders <= sim_n_nodes(sim))
         sim_fail(sim,
@@ -516,7 +515,7 @@ static void check_all_there(struct oracle *o) {
     uint64_t last_term = o->n_blocks ? o->blocks[o->n_blocks - 1].term : 0;
     for (uint32_t i = 0; i < o->n_appends; i++) {
         const struct oracle_append *a = &o->appends[i];
-        if (a->log_first_seq || sim_sync_mode(o->sim) == SIM_SYNC_NONE) continue;
+        if (a->log_first_seq || sim_has_lost(o->sim)) continue;
         bool promised = a->state == APPEND_ACKED || (a->state == APPEND_UNKNOWN && a->last_seq);
         if (!promised) continue;
         if (a->plan.ack == REPLOG_ACK_LEADER && last_term > a->term) continue;

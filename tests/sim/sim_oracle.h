@@ -85,6 +85,8 @@ uint64_t sim_oracle_log_end(struct sim *sim); /* the last committed seq that is 
 
 void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
                            const struct node_reply *reply);
+/* Whether every member has truncated its log up to `upto`, but for the block that it lies in. */
+bool sim_oracle_is_truncated(struct sim *sim, uint64_t upto);
 /* An append of that session was refused with FAILED_PRECONDITION. */
 void sim_oracle_node_refused(struct sim *sim, uint64_t id, uint64_t session, const char *text);
 void sim_oracle_node_checkpoint(struct sim *sim, uint64_t id, const struct node_reply *reply);

@@ -23,6 +23,24 @@ static size_t writes_upto(const struct oracle_key *k, uint64_t seq) {
     return low;
 }
 
+/* The first of the writes from number n on that deletes the key, and shows that: n of all: none. */
+static size_t next_delete(const struct oracle_key *k, size_t n) {
+    for (; n < k->n; n++) {
+        bool shown = n + 1 == k->n || k->writes[n + 1].seq > k->writes[n].block_last_seq;
+        if (k->writes[n].deleted && shown) break;
+    }
+    return n;
+}
+
+/* What a store has applied at least that has not got that key, where it holds all up to `floor`. */
+static uint64_t absent_since(struct oracle *o, unsigned key, uint64_t floor) {
+    const struct oracle_key *k = &o->keys[key];
+    size_t n = writes_upto(k, floor);
+    if (n == 0 || k->writes[n - 1].deleted) return floor;
+    n = next_delete(k, n);
+    return n < k->n ? k->writes[n].seq : floor;
+}
+
 /* NULL when some store that has applied at least `floor` shows that key so; else why not. A store
  * applies whole blocks. */
 static const char *impossible(struct oracle *o, unsigned key, bool found, uint64_t seq,
@@ -30,11 +48,7 @@ static const char *impossible(struct oracle *o, unsigned key, bool found, uint64
     const struct oracle_key *k = &o->keys[key];
     size_t n = writes_upto(k, found ? seq : floor);
     if (!found) {
-        if (n == 0 || k->writes[n - 1].deleted) return NULL;
-        for (size_t i = n; i < k->n; i++) {
-            bool shown = i + 1 == k->n || k->writes[i + 1].seq > k->writes[i].block_last_seq;
-            if (k->writes[i].deleted && shown) return NULL;
-        }
+        if (n == 0 || k->writes[n - 1].deleted || next_delete(k, n) < k->n) return NULL;
         return "the key was there all the time";
     }
     if (n == 0 || k->writes[n - 1].seq != seq || k->writes[n - 1].deleted)
@@ -120,6 +134,11 @@ static void check_genuine(struct oracle *o, unsigned who, uint64_t seq, unsigned
                  who, seq);
 }
 
+/* Who asks from now on must see all up to there. */
+static void raise_floor(struct oracle *o, uint64_t seq) {
+    if (seq > o->floor) o->floor = seq;
+}
+
 static struct oracle_doubt *doubt(struct oracle *o, uint64_t needs_seq) {
     o->doubts = oracle_grow(o->doubts, o->n_doubts, &o->doubts_capacity, sizeof *o->doubts);
     struct oracle_doubt *d = &o->doubts[o->n_doubts++];
@@ -141,6 +160,7 @@ void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
     if (!get->found && untold(o) > needs) needs = untold(o); /* it may be deleted there */
     if (needs <= o->end_seq) {
         judge_get(o, get, 0);
+        if (!get->found && !get->stale) raise_floor(o, absent_since(o, get->key, get->floor));
     } else {
         struct oracle_doubt *d = doubt(o, needs);
         d->is_get = true;
@@ -149,7 +169,7 @@ void sim_oracle_get_told(struct sim *sim, const struct sim_get *get) {
         d->get.value = (struct slice){0};
     }
     /* a later one must not go back */
-    if (!get->stale && get->found && get->seq > o->floor) o->floor = get->seq;
+    if (!get->stale && get->found) raise_floor(o, get->seq);
 }
 
 void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
@@ -177,7 +197,8 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
                  "[get] node %" PRIu64 " serves key %u: %s, seq %" PRIu64
                  "; in this life it had shown seq %" PRIu64 ": %s",
                  g->node, key, g->found ? "found" : "not found", g->seq, n->served_seq, why);
-    if (g->found && g->seq > n->served_seq) n->served_seq = g->seq;
+    uint64_t shows = g->found ? g->seq : absent_since(o, key, n->served_seq);
+    if (shows > n->served_seq) n->served_seq = shows;
 }
 
 /* ---- Reads of the log ---------------------------------------------------------------------------
@@ -207,19 +228,27 @@ static uint64_t entry_hash(const replog_entry *e) {
     return hash64(parts, sizeof parts);
 }
 
+/* A read from the beginning that has got nothing yet: where that is lies with the node. */
+static bool begins(const struct sim_read *read) {
+    return read->last == 0 && read->from == 0;
+}
+
+/* What such a read may have behind it, at the most: what some member had truncated. */
+static uint64_t behind(struct oracle *o, const struct sim_read *read) {
+    if (!begins(read)) return read->last ? read->last : read->from - 1;
+    oracle_note_first_seqs(o);
+    return o->highest_first_seq ? o->highest_first_seq - 1 : 0;
+}
+
 static void judge_record(struct oracle *o, struct sim_read *read, uint64_t seq, uint64_t term,
                          uint64_t hash) {
+    uint64_t after = behind(o, read), due = next_shown(o, after, read->markers, &read->hint);
+    if (begins(read) ? due && seq > due : due != seq)
+        sim_fail(o->sim,
+                 "[read] client %u, who reads on behind %" PRIu64 ", gets %" PRIu64
+                 " where %" PRIu64 " is next",
+                 read->who, after, seq, due);
     const struct oracle_block *b = oracle_block_at(o, seq, &read->hint);
-    uint64_t after = read->last ? read->last : read->from ? read->from - 1 : 0;
-    if (after > 0 || read->from > 0) {
-        uint64_t due = next_shown(o, after, read->markers, &read->hint);
-        if (due != seq)
-            sim_fail(o->sim,
-                     "[read] client %u, who reads on behind %" PRIu64 ", gets %" PRIu64
-                     " where %" PRIu64 " is next",
-                     read->who, after, seq, due);
-        b = oracle_block_at(o, seq, &read->hint);
-    }
     replog_entry e = {.op = b->marker, .key = "", .value = ""};
     uint64_t index = seq - b->first_seq;
     struct oracle_record r;
@@ -273,6 +302,7 @@ void sim_oracle_read_record(struct sim *sim, struct sim_read *read, const replog
         d->get.floor = entry->term;
     }
     read->last = entry->seq;
+    raise_floor(o, entry->seq);
 }
 
 void oracle_settle_doubts(struct oracle *o) {
@@ -307,11 +337,11 @@ void oracle_note_first_seqs(struct oracle *o) {
 
 static void end_of_read(struct oracle *o, const struct sim_read *read) {
     uint64_t upto = read->to ? read->to : read->local ? 0 : read->floor;
-    uint64_t after = read->last ? read->last : read->from ? read->from - 1 : 0;
+    uint64_t after = behind(o, read);
     size_t hint = 0;
     if (read->follow && !read->to)
         sim_fail(o->sim, "[read] client %u follows the log and was told that it ends", read->who);
-    if (upto > o->end_seq || (after == 0 && read->from == 0)) return;
+    if (upto > o->end_seq) return;
     uint64_t due = next_shown(o, after, read->markers, &hint);
     if (due && due <= upto)
         sim_fail(o->sim,
@@ -350,6 +380,17 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
 void sim_oracle_truncate_asked(struct sim *sim, uint64_t upto) {
     struct oracle *o = oracle_of(sim);
     if (upto > o->most_truncated) o->most_truncated = upto;
+}
+
+bool sim_oracle_is_truncated(struct sim *sim, uint64_t upto) {
+    const struct oracle_block *b = oracle_block_at(oracle_of(sim), upto, NULL);
+    if (!b) return false;
+    uint64_t first_seq = b->last_seq == upto ? upto + 1 : b->first_seq;
+    for (uint64_t id = 1; id <= sim_n_nodes(sim); id++) {
+        struct wal *wal = sim_node_running(sim, id) ? sim_node_wal(sim, id) : NULL;
+        if (!wal || wal_first_seq(wal) < first_seq) return false;
+    }
+    return true;
 }
 
 void sim_oracle_truncate_told(struct sim *sim, const replog_truncate_result *result) {

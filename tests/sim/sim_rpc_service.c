@@ -213,6 +213,9 @@ static void look(struct sim_service *v) {
     struct sim_clock before = sim_clock_enter((struct sim_clock){.node = v->id});
     if (grew) reads_wake(s);
     if (sim_now_us(v->sim) - v->idle_us >= IDLE_US) {
+        struct node_snapshot view;
+        sim_node_snapshot(v->sim, v->id, &view);
+        atomic_store(&s->cut_off, view.cut_off);
         v->idle_us = sim_now_us(v->sim);
         reads_idle(s);
     }

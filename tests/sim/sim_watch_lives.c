@@ -96,6 +96,10 @@ bool sim_has_lost(const struct sim *sim) {
     return sim->watch && sim->watch->lost;
 }
 
+uint64_t sim_node_wiped_seq(const struct sim *sim, uint64_t id) {
+    return sim->watch ? sim->watch->records[id].wiped_seq : 0;
+}
+
 bool sim_watch_is_apart(const struct sim_member *m) {
     return watch_record(m)->apart;
 }
