@@ -449,21 +449,49 @@ static const char help[] =
     "  --mutant M   with that deliberate bug, by name or number (built with -DREPLOG_MUTANT=0)\n"
     "  --list-mutants\n";
 
-static uint64_t number(const char *option, const char *text) {
-    char *end;
+static void refuse(const char *option, const char *needs) {
+    fprintf(stderr, "replog-sim: %s needs %s (see --help)\n", option, needs);
+    exit(2);
+}
+
+/* The range of seeds is run in steps of up to 64: it must not wrap. */
+enum { MAX_JOBS = 64, MAX_MS = 3600 * 1000 };
+#define MAX_SEED (UINT64_MAX - MAX_JOBS)
+
+/* A decimal number up to `most`, and where it ends. */
+static uint64_t digits(const char *option, const char *text, uint64_t most, const char **rest) {
+    char *end = NULL, needs[60];
     errno = 0;
-    uint64_t value = text ? strtoull(text, &end, 10) : 0;
-    if (!text || end == text || *end || errno) {
-        fprintf(stderr, "replog-sim: %s needs a number\n", option);
-        exit(2);
-    }
+    uint64_t value = text && *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : 0;
+    snprintf(needs, sizeof needs, "a number up to %" PRIu64, most);
+    if (!end || errno || value > most) refuse(option, needs);
+    *rest = end;
     return value;
+}
+
+static uint64_t number(const char *option, const char *text, uint64_t least, uint64_t most) {
+    const char *rest;
+    char needs[60];
+    uint64_t value = digits(option, text, most, &rest);
+    snprintf(needs, sizeof needs, "a number from %" PRIu64 " to %" PRIu64, least, most);
+    if (*rest || value < least) refuse(option, needs);
+    return value;
+}
+
+static const char *list(const char *option, const char *text) {
+    if (text && strcmp(text, "none") == 0) return "";
+    if (!text || !*text || text[strspn(text, "0123456789,")])
+        refuse(option, "numbers of faults, as 3,7, or none");
+    return text;
 }
 
 /* Deliberate bugs exist in a build with REPLOG_MUTANT only. */
 static void list_mutants(void) {
 #ifdef REPLOG_MUTANT
     for (int i = 1; i < N_MUTANTS; i++) printf("%s  %s\n", mutant_name(i), mutant_sentence(i));
+    exit(0);
+#else
+    refuse("--list-mutants", "a build with deliberate bugs (-DREPLOG_MUTANT=0)");
 #endif
 }
 
@@ -480,13 +508,10 @@ static void choose_mutant(const char *name) {
 }
 
 static void range(const char *text, uint64_t *from, uint64_t *to) {
-    char *end = NULL;
-    if (text) *from = strtoull(text, &end, 10);
-    if (!text || end == text || strncmp(end, "..", 2) != 0) {
-        fprintf(stderr, "replog-sim: --seeds needs A..B\n");
-        exit(2);
-    }
-    *to = number("--seeds", end + 2);
+    const char *rest;
+    *from = digits("--seeds", text, MAX_SEED, &rest);
+    if (strncmp(rest, "..", 2) != 0) refuse("--seeds", "A..B");
+    *to = number("--seeds", rest + 2, *from, MAX_SEED);
 }
 
 int main(int argc, char **argv) {
@@ -503,25 +528,25 @@ int main(int argc, char **argv) {
         const char *arg = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool takes = true;
         if (strcmp(arg, "--seed") == 0) {
-            options.seed = number(arg, value);
+            options.seed = number(arg, value, 0, UINT64_MAX);
             one = true;
         } else if (strcmp(arg, "--seeds") == 0) {
             range(value, &from, &to);
             many = true;
         } else if (strcmp(arg, "--jobs") == 0) {
-            jobs = (unsigned)number(arg, value);
+            jobs = (unsigned)number(arg, value, 1, MAX_JOBS);
         } else if (strcmp(arg, "--nodes") == 0) {
-            options.n_nodes = (unsigned)number(arg, value);
+            options.n_nodes = (unsigned)number(arg, value, 1, SIM_MAX_NODES);
         } else if (strcmp(arg, "--ms") == 0) {
-            options.length_us = number(arg, value) * 1000;
+            options.length_us = number(arg, value, 1, MAX_MS) * 1000;
         } else if (strcmp(arg, "--stop-ms") == 0) {
-            options.stop_us = number(arg, value) * 1000;
+            options.stop_us = number(arg, value, 1, MAX_MS) * 1000;
         } else if (strcmp(arg, "--only") == 0) {
-            options.only = value ? value : "";
+            options.only = list(arg, value);
         } else if (strcmp(arg, "--mutant") == 0) {
             choose_mutant(value);
         } else if (strcmp(arg, "--max-failures") == 0) {
-            max_failures = number(arg, value);
+            max_failures = number(arg, value, 1, UINT64_MAX);
         } else {
             takes = false;
             if (strcmp(arg, "--trace") == 0) {
@@ -532,7 +557,6 @@ int main(int argc, char **argv) {
                 wants_shrink = true;
             } else if (strcmp(arg, "--list-mutants") == 0) {
                 list_mutants();
-                return 0;
             } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
                 fputs(help, stdout);
                 return 0;
@@ -543,11 +567,8 @@ int main(int argc, char **argv) {
         }
         i += takes;
     }
-    if (one == many || options.n_nodes > SIM_MAX_NODES || jobs < 1 || jobs > 64 ||
-        (many && to < from)) {
-        fputs(help, stderr);
-        return 2;
-    }
+    if (one == many) refuse("the command", "either --seed or --seeds");
+    if (many && wants_shrink) refuse("--shrink", "one --seed");
     sim_on_fail(report_failure);
     if (many) return run_many(&options, from, to, jobs, max_failures);
     if (wants_shrink) return shrink(&options);
