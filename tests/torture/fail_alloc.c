@@ -16,11 +16,13 @@
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
 void __real_free(void *p);
 void __real_protobuf_c_message_free_unpacked(ProtobufCMessage *m, ProtobufCAllocator *a);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
 void __wrap_free(void *p);
 char *__wrap_strdup(const char *text);
 char *__wrap_strndup(const char *text, size_t n);
@@ -214,6 +216,13 @@ void *__wrap_realloc(void *old, size_t size) {
     forget(old); /* before: the address may be somebody else's at once */
     void *p = __real_realloc(old, size);
     note(p ? p : old, size, __builtin_return_address(0));
+    return p;
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+    if (fails()) return NULL;
+    void *p = __real_aligned_alloc(alignment, size);
+    note(p, size, __builtin_return_address(0));
     return p;
 }
 

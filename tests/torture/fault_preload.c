@@ -35,7 +35,7 @@ enum {
     OP_TRUNCATE = 32,
     OP_RENAME = 64,
     OP_UNLINK = 128,
-    OP_READ = 256 /* read, pread */
+    OP_READ = 256 /* pread; read goes through */
 };
 
 enum {
@@ -123,6 +123,7 @@ __attribute__((constructor)) static void begin(void) {
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t n, size_t size);
 extern void *__libc_realloc(void *p, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
 
 static bool memory_fails(void *caller) {
     struct control *c = control;
@@ -146,6 +147,10 @@ void *calloc(size_t n, size_t size) {
 
 void *realloc(void *p, size_t size) {
     return memory_fails(__builtin_return_address(0)) ? NULL : __libc_realloc(p, size);
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    return memory_fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
 }
 
 static char *copy_text(const char *text, size_t n) {

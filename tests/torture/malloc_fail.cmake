@@ -12,7 +12,9 @@ function(malloc_fail_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES;WRAP" ${ARGN})
   add_executable(${name} malloc_fail.c fail_alloc.c ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} replog_options)
-  foreach(call malloc calloc realloc free strdup strndup protobuf_c_message_free_unpacked ${ARG_WRAP})
+  # each call by which replog's own code allocates
+  foreach(call malloc calloc realloc aligned_alloc free strdup strndup
+          protobuf_c_message_free_unpacked ${ARG_WRAP})
     target_link_options(${name} PRIVATE -Wl,--wrap=${call})
   endforeach()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)

@@ -1,7 +1,7 @@
 /* malloc_fail.h: lets every allocation of replog's own code fail once, and looks at what comes of
- * it. The linker sends malloc, calloc, realloc, strdup, strndup and free of all objects of the
- * program here (--wrap); what libc, nng, nghttp2 and protobuf-c allocate for themselves does not
- * come by. Hides: the table of what is allocated, the search for N. */
+ * it. The linker sends malloc, calloc, realloc, aligned_alloc, strdup, strndup and free of all
+ * objects of the program here (--wrap); what libc, nng, nghttp2 and protobuf-c allocate for
+ * themselves does not come by. Hides: the table of what is allocated, the search for N. */
 #ifndef TORTURE_MALLOC_FAIL_H
 #define TORTURE_MALLOC_FAIL_H
 
