@@ -19,6 +19,7 @@ from common import preloadable  # noqa: E402
 from harness import check, needs  # noqa: E402
 
 FULL = bool(os.environ.get("REPLOG_TORTURE_FULL"))  # no sampling
+LONG = FULL or bool(os.environ.get("REPLOG_TORTURE_LONG"))  # none where half a minute does for all
 
 OPEN, WRITE, FDATASYNC, FSYNC, ALLOCATE, TRUNCATE, RENAME, UNLINK, READ = (1 << i for i in range(9))
 CHANGES = WRITE | FDATASYNC | FSYNC | ALLOCATE | TRUNCATE | RENAME | UNLINK

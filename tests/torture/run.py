@@ -5,7 +5,7 @@ usage: tests/torture/run.py [--bin DIR] [--minutes M] [-j N] [--seed S] [--full]
 Prints "ok NAME", "FAILED NAME" (with the ends of its logs) or "skipped NAME: why" for each test,
 and what it counted; "skipped NAME, a part of it: what: why" beside an "ok" that left something out.
 Without --minutes every test is short (continuous integration); with it those that can run for long
-share so many minutes. --full: the others leave nothing out, too.
+share so many minutes, and each allocation fails in rpc. --full: the others leave nothing out, too.
 """
 
 import argparse
@@ -263,6 +263,8 @@ def main(argv=None):
     os.environ["REPLOG_TORTURE_SEED"] = str(args.seed)
     if args.full:
         os.environ["REPLOG_TORTURE_FULL"] = "1"
+    if args.minutes:
+        os.environ["REPLOG_TORTURE_LONG"] = "1"
     shares = sum(getattr(f, "SHARE", 0) for f in tests.values())
     unit_s = args.j * args.minutes * 60 / shares if shares else 0
 
