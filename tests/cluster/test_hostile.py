@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import threading
@@ -289,17 +290,64 @@ def test_endless_headers(t):
     floods(t, make)
 
 
-def test_a_peer_that_lies_is_refused(t):
-    """A stranger that opens Exchange and says nothing, or garbage, changes nothing."""
-    c = t.cluster(3, calm=True)
-    term = c.status()["term"]
-    for body in (b"", b"\0\0\0\0\0", b"\0\0\0\0\x04\x18\xff\xff\x03", b"\0\0\0\0\x06\x0a\x04\x08\x02\x10\x01"):
+def ended_within(sock, stream, seconds):
+    """Reads frames (and answers PINGs) until the other side ends the stream, or closes; False when it
+    does not in time."""
+    end = time.monotonic() + seconds * PATIENCE
+    sock.settimeout(0.5)
+    data = b""
+    while time.monotonic() < end:
+        try:
+            more = sock.recv(65536)
+        except socket.timeout:
+            continue
+        except OSError:
+            return True
+        if not more:
+            return True
+        data += more
+        while len(data) >= 9 + int.from_bytes(data[:3], "big"):
+            kind, flags, of = data[3], data[4], int.from_bytes(data[5:9], "big")
+            payload = data[9:9 + int.from_bytes(data[:3], "big")]
+            if of == stream and (kind == RST_STREAM or kind == HEADERS and flags & 1):
+                return True
+            if kind == PING and not flags & 1:  # or the silence would end it
+                with contextlib.suppress(OSError):
+                    sock.sendall(frame(PING, 1, 0, payload))
+            data = data[9 + len(payload):]
+    return False
+
+
+def test_a_stranger_on_the_stream_of_members_is_turned_away(t):
+    """One that opens Exchange and says nothing, or what no member says, is told so or cut off, and
+    changes nothing. What a member may say and no honest one does: see test_peers.py."""
+    c = t.cluster(3, calm=True, extra=["--stall-ms", "60000"])
+    term = c.wait_equal()["term"]
+    log = c.read("--markers")
+    silent = []
+    for body, why in (
+            (b"", None),
+            (b"\0\0\0\0\0", "a peer message of type 0"),
+            (b"\0\0\0\0\x04\x18\xff\xff\x03", "a peer message of type 0"),
+            (b"\0\0\0\0\x03\xff\xff\xff", "malformed peer message"),
+            (b"\0\0\0\0\x02\x10\x05", "the first message must be a hello"),
+            (b"\0\0\0\0\x06\x0a\x04\x08\x02\x10\x01", "member 2 speaks peer protocol 0"),
+            (b"\x01\0\0\0\x03abc", ""), (b"\0\xff\xff\xff\xffabc", "")):
         for node in c.nodes:
-            with contextlib.closing(connect(node)) as s, contextlib.suppress(OSError):
-                s.sendall(HELLO + frame(HEADERS, 4, 1, request_headers(b"/replog.v1.Peer/Exchange")) +
-                          frame(DATA, 0, 1, body))
-                s.settimeout(0.3)
-                s.recv(4096)
-    time.sleep(1)
-    status = c.wait_equal()
-    equal(status["term"], term, "the term is the same")
+            s = connect(node)
+            s.sendall(HELLO + frame(HEADERS, 4, 1, request_headers(b"/replog.v1.Peer/Exchange")) +
+                      frame(DATA, 0, 1, body))
+            if why is None:
+                silent.append(s)
+                continue
+            with contextlib.closing(s):
+                check(ended_within(s, 1, 5), f"node {node.id} ends a stream that begins with {body!r}")
+                of = re.escape(f"127.0.0.1:{s.getsockname()[1]}")
+                wait(lambda: not why or re.search(f"(stream of {of} ended|refused {of}): {why}",
+                                                  node.log()), 10, f"node {node.id} says {why!r}")
+    for s in silent:
+        check(closed_within(s, 40), "who says nothing, not even to a PING, is closed")
+        s.close()
+    equal(c.wait_equal()["term"], term, "the term")
+    equal(c.read("--markers"), log, "the log")
+    c.append("after", "them", ack="all", call_ms=20000)
