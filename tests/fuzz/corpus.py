@@ -3,9 +3,10 @@
 command line and a stock gRPC client, whose bytes are recorded on the way, and the files that the nodes
 leave. Inputs that are programs (what a log lives through, where it is damaged, ...) are written here.
 
-usage: tests/fuzz/corpus.py [--bin build/bin] [--out tests/fuzz/corpus] [TARGET...]
+usage: tests/fuzz/corpus.py [--bin build/bin] [--fuzz build-fuzz] [--out tests/fuzz/corpus] [TARGET...]
 
-Regression inputs (names that do not begin with "seed-") are left alone.
+Regression inputs (names that do not begin with "seed-") are left alone. Fails when a target turns a seed away
+(accepted.sh, with the targets that run.sh has built in build-fuzz).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import re
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -170,7 +172,7 @@ def run_cluster(bin_dir, directory):
         command("delete", "append", "--delete", "key").ok()
         command("batches", "append", "--file", "-", "--batch", "3", stdin=LINES).ok()
         command("lines", "append", "--file", "-", stdin=LINES).ok()
-        command("get", "get", "k").ok()
+        command("get", "get", "key").ok()  # the one key that fuzz_service's store has
         command("get-nothing", "get", "nothing")
         command("read", "read").ok()
         command("markers", "read", "--markers", "--from", "1", "--to", "8").ok()
@@ -184,7 +186,7 @@ def run_cluster(bin_dir, directory):
         talks["stock"] = recorder.connections
         cluster.append_lines([f"key{i}\t{'v' * 700}" for i in range(220)], batch=5)
         command("truncate", "truncate", "--upto", "150").ok()
-        cluster.append_lines(["a\tb", "c\td"], batch=1)
+        cluster.append_lines(["a\tb", "c\td", "k\t", "\tno key", "plain"], batch=3)
         # another term, and a follower that was away
         leader.kill()
         rest = cluster.others(leader)
@@ -221,10 +223,16 @@ def steps(said):
     return out
 
 
+def last_call(said):
+    """The messages of a connection's last call: the first one may have opened a session for it."""
+    found = messages(said)
+    return [m for stream, m in found if stream == found[-1][0]]
+
+
 def from_talks(corpus, talks):
     methods = {"append": "Append", "delete": "Append", "append-all": "Append", "batches": "AppendStream",
                "lines": "AppendStream", "get": "Get", "read": "Read", "markers": "Read", "status": "Status",
-               "checkpoint": "Checkpoint", "truncate": "Truncate", "stock": "v1"}
+               "checkpoint": "Checkpoint", "truncate": "Truncate"}
     for name, connections in talks.items():
         for i, said in enumerate(connections):
             label = f"{name}-{i}"
@@ -232,8 +240,8 @@ def from_talks(corpus, talks):
             corpus.add("h2_client", label, steps(said["server"]))
             asked = [m for _, m in messages(said["client"])]
             told = [m for _, m in messages(said["server"])]
-            if name in methods:
-                corpus.add("service", label, program(methods[name], asked[-4:]))
+            if name in methods and asked:
+                corpus.add("service", label, program(methods[name], last_call(said["client"])[:4]))
             if name in ("append", "delete", "append-all", "batches", "lines"):
                 for k, m in enumerate(asked[:8]):
                     corpus.add("request", f"{label}-{k}", b"\0" + m)
@@ -252,6 +260,7 @@ def from_talks(corpus, talks):
                 index = {"status": 0, "get": 5, "truncate": 6, "checkpoint": 7}[name]
                 corpus.add("unpack", f"{label}-{k}", bytes([index, 15]) + m)
             if name == "stock":
+                corpus.add("service", label, program("v1", asked[-4:]))
                 for k, m in enumerate(asked):
                     corpus.add("service", f"reflection-{k}", program("v1alpha", [m]))
                     corpus.add("service", f"health-{k}", program("Check", [m]))
@@ -291,8 +300,11 @@ def from_peers(corpus, connections):
     count = {}
     for i, said in enumerate(connections):
         corpus.add("h2_server", f"peer-{i}", bytes(3) + said["client"], 2000)
-        for _, m in messages(said["client"]):
-            if len(m) > 1500 or not m:
+        spoken = messages(said["client"])
+        for stream, m in spoken:
+            hello = next(first for of, first in spoken if of == stream)
+            # clients come here too, sent on by another member: what a member says begins with a hello, its field 1
+            if len(m) > 1500 or not hello.startswith(b"\x0a"):
                 continue
             kind = peer_kind(m)
             k = count[kind] = count.get(kind, 0) + 1
@@ -301,7 +313,7 @@ def from_peers(corpus, connections):
             name = f"type-{kind[0]}{'-blocks' if kind[1] else ''}-{k}"
             corpus.add("peer_message", name, m)
             corpus.add("unpack", name, bytes([9, 15]) + m)
-            corpus.add("service", f"peer-{name}", program("Exchange", [m]))
+            corpus.add("service", f"peer-{name}", program("Exchange", [m] if m == hello else [hello, m]))
             for choices in (0, 0x68)[:1 + k % 2]:
                 corpus.add("node_lies", f"{name}-{choices}", bytes([choices, 5]) + struct.pack("<H", len(m)) + m
                            + bytes([0, 3, 7, 9]), 1600)
@@ -314,14 +326,17 @@ def trimmed(data):
 
 
 def pieces(index, data):
-    """fuzz_wal_image: what is not zero, in pieces at multiples of 16."""
+    """fuzz_wal_image: what is not zero, in pieces at multiples of 16, and the end, which says how long the file is."""
+    def needed(at):
+        return any(data[at:at + 16]) or at + 16 >= len(data)
+
     out, at = bytearray(), 0
     while at < len(data):
-        if not any(data[at:at + 16]):
+        if not needed(at):
             at += 16
             continue
         end = at
-        while end < len(data) and end - at < 240 and any(data[end:end + 16]):
+        while end < len(data) and end - at < 240 and needed(end):
             end += 16
         piece = data[at:end]
         out += bytes([index]) + struct.pack("<H", at // 16) + bytes([len(piece)]) + piece
@@ -329,17 +344,20 @@ def pieces(index, data):
     return out
 
 
-def image(directory, flags, most_segments):
+def segments(directory):
+    return sorted(name for name in os.listdir(directory) if name.endswith(".seg"))
+
+
+def image(directory, flags):
     def read(name):
         with open(os.path.join(directory, name), "rb") as f:
             return f.read()
 
     out = bytearray([flags]) + pieces(0, read("MANIFEST")) + pieces(1, read("VOTE"))
-    segments = sorted(n for n in os.listdir(directory) if n.endswith(".seg"))[-most_segments:]
-    for name in segments:
-        number = int(name[:16], 16)
-        if number <= 6:
-            out += pieces(1 + number, read(name)[:256 << 10])
+    for name in segments(directory):
+        number, data = int(name[:16], 16), read(name)
+        harness.check(number <= 6 and len(data) <= 128 << 10, f"fuzz_wal_image has no room for {name}")
+        out += pieces(1 + number, data)
     return out
 
 
@@ -350,11 +368,11 @@ def from_directories(corpus, directories):
             manifest = f.read()
         with open(os.path.join(wal, "VOTE"), "rb") as f:
             vote = f.read()
-        corpus.add("identity", f"manifest-{i}", b"\0\0" + manifest)
-        corpus.add("identity", f"manifest-fixed-{i}", b"\0\1" + manifest)
+        # without its segments, which fuzz_identity has not: the log begins anew behind the base
+        corpus.add("identity", f"manifest-{i}", b"\0\1" + manifest[:80] + bytes(8) + manifest[88:])
         corpus.add("identity", f"config-{i}", b"\2\0" + manifest[140:])
         corpus.add("identity", f"vote-{i}", b"\1\1" + trimmed(vote[:4096]))
-        for name in sorted(n for n in os.listdir(wal) if n.endswith(".seg")):
+        for name in segments(wal):
             with open(os.path.join(wal, name), "rb") as f:
                 data = f.read()
             label = f"{i}-{int(name[:16], 16)}"
@@ -368,32 +386,38 @@ def from_directories(corpus, directories):
                 block = at + 88
                 for _ in range(min(n_blocks, 2)):
                     size, = struct.unpack_from("<I", data, block + 16)
-                    corpus.add("block", f"{label}-{k}-{block}", b"\3" + data[block:block + size], 1200)
+                    if size < 1200:  # a part of a block is none
+                        corpus.add("block", f"{label}-{k}-{block}", b"\3" + data[block:block + size])
                     block += size
                 at += (88 + length + 4095) // 4096 * 4096
                 k += 1
 
 
 def small_logs(corpus, bin_dir, directory):
-    """wal_image wants little files: a single node that wrote a little, and was opened again and again."""
+    """wal_image wants little files with low numbers (so there is one spare: spares use numbers up): a single node
+    that wrote a little, and was opened again and again, and one whose log was truncated."""
+    extra = ["--segment-bytes", "64K", "--pool-segments", "1"]
     test = harness.Test(bin_dir, directory)
     try:
-        cluster = test.cluster(1, extra=["--segment-bytes", "64K"], name="small")
-        for round_number in range(3):
+        cluster = test.cluster(1, extra=extra, name="small")
+        wal = os.path.join(cluster.nodes[0].dir, "wal")
+        for round_number, some_flags in enumerate(((0, 63), (0, 127), (191,))):
             cluster.append_lines(["k\tv", "w\tx", "plain"], batch=1 + round_number)
             cluster.stop()
-            wal = os.path.join(cluster.nodes[0].dir, "wal")
-            for flags in (0, 63, 127, 191):
-                corpus.add("wal_image", f"{round_number}-{flags}", image(wal, flags, 3), 6000)
+            for flags in some_flags:
+                corpus.add("wal_image", f"{round_number}-{flags}", image(wal, flags), 6000)
             cluster.start()
             cluster.ready()
-        cluster.append_lines([f"k\t{'v' * 3000}"] * 12, batch=1)
-        cluster.cli("checkpoint").ok()
-        last = cluster.status()["last_seq"]
-        cluster.cli("truncate", "--upto", str(last - 4)).ok()
         cluster.stop()
-        data = image(os.path.join(cluster.nodes[0].dir, "wal"), 63, 2)
-        corpus.add("wal_image", "segments", data, 16000)
+        cluster = test.cluster(1, extra=extra, name="truncated")
+        wal = os.path.join(cluster.nodes[0].dir, "wal")
+        while len(segments(wal)) < 3:
+            cluster.append("k", "v")
+        cluster.cli("checkpoint").ok()
+        cluster.cli("truncate", "--upto", str(cluster.status()["last_seq"] - 4)).ok()
+        cluster.stop()
+        for flags in (0, 255):
+            corpus.add("wal_image", f"truncated-{flags}", image(wal, flags), 6000)
     finally:
         test.finish()
 
@@ -447,6 +471,7 @@ def programs(corpus):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default=os.path.join(ROOT, "build", "bin"))
+    parser.add_argument("--fuzz", default=os.path.join(ROOT, "build-fuzz"))
     parser.add_argument("--out", default=os.path.join(HERE, "corpus"))
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     args = parser.parse_args()
@@ -464,6 +489,9 @@ def main():
         shutil.rmtree(directory, ignore_errors=True)
     for target, size in sorted(corpus.used.items()):
         print(f"{target}: {len(os.listdir(os.path.join(args.out, target)))} files, {size} bytes of seeds")
+    accepted = os.path.join(HERE, "accepted.sh")
+    sys.exit(subprocess.run([accepted, "--build", os.path.abspath(args.fuzz), "--corpus", os.path.abspath(args.out),
+                             *filter(corpus.wants, sorted(corpus.used))]).returncode)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ static inline struct slice fuzz_bytes(struct fuzz *f, size_t n) {
     return s;
 }
 
+/* Whether an input got past the door, said of each one by the targets that turn most of them away:
+ * for accepted.sh, which lets in the seeds. */
+static inline void fuzz_accepted(bool accepted) {
+    if (!accepted && getenv("REPLOG_FUZZ_ACCEPTED")) fprintf(stderr, "turned away\n");
+}
+
 /* A copy on the heap of exactly that size, so that a read past its end is seen. The caller frees.
  */
 static inline uint8_t *fuzz_exact(const uint8_t *data, size_t size_bytes) {

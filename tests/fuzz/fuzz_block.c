@@ -66,5 +66,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
         tell(bytes, &h, flags);
     }
     free(bytes);
+    fuzz_accepted(status == REPLOG_OK);
     return 0;
 }

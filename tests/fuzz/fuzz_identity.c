@@ -29,7 +29,9 @@ static void same_manifest(const struct manifest *a, const struct manifest *b) {
     }
 }
 
-static void manifest(const struct disk *disk, uint8_t *bytes, size_t n, bool fix) {
+/* Each returns whether what it was given was accepted. */
+
+static bool manifest(const struct disk *disk, uint8_t *bytes, size_t n, bool fix) {
     struct manifest m, again;
     replog_error err;
     bool renamed;
@@ -59,7 +61,7 @@ static void manifest(const struct disk *disk, uint8_t *bytes, size_t n, bool fix
     if (open_status != REPLOG_OK) {
         CHECK(strstr(err.text, "log") != NULL);
         CHECK(status == REPLOG_OK || open_status == status);
-        return;
+        return false;
     }
     CHECK(status == REPLOG_OK);
     struct wal_identity id = wal_identity(wal);
@@ -69,9 +71,10 @@ static void manifest(const struct disk *disk, uint8_t *bytes, size_t n, bool fix
     CHECK(!manifest_store(disk, "log", &m, &renamed, &err) && renamed);
     CHECK(!manifest_load(disk, "log", &again, &err));
     same_manifest(&m, &again);
+    return true;
 }
 
-static void vote(const struct disk *disk, uint8_t *bytes, size_t n, bool fix) {
+static bool vote(const struct disk *disk, uint8_t *bytes, size_t n, bool fix) {
     struct vote_file v = {0}, again = {0};
     replog_error err;
     for (size_t at = 0; fix && at + 4096 <= n; at += 4096)
@@ -87,19 +90,22 @@ static void vote(const struct disk *disk, uint8_t *bytes, size_t n, bool fix) {
         CHECK((again.vote.term == next.term && again.vote.voted_for == 3) || v.counter < 2);
     }
     vote_close(&v);
+    return status == REPLOG_OK;
 }
 
-static void markers(const uint8_t *bytes, size_t n) {
+static bool markers(const uint8_t *bytes, size_t n) {
     struct slice value = {bytes, n};
     struct checkpoint_marker checkpoint;
     static struct config config, again;
     replog_error err;
-    if (!checkpoint_decode(value, &checkpoint, &err)) {
+    bool is_checkpoint = !checkpoint_decode(value, &checkpoint, &err);
+    if (is_checkpoint) {
         uint8_t out[16];
         checkpoint_encode(&checkpoint, out);
         CHECK(n == 16 && memcmp(out, bytes, 16) == 0);
     }
-    if (!config_decode(value, &config, &err)) {
+    bool is_config = !config_decode(value, &config, &err);
+    if (is_config) {
         struct buffer out = {0};
         config_encode(&config, &out);
         CHECK(out.size_bytes == n && (n == 0 || memcmp(out.data, bytes, n) == 0));
@@ -107,18 +113,21 @@ static void markers(const uint8_t *bytes, size_t n) {
         CHECK(config_cluster_id(&config) == config_cluster_id(&again));
         buffer_free(&out);
     }
+    return is_checkpoint || is_config;
 }
 
-static void session(struct fuzz *f) {
+static bool session(struct fuzz *f) {
     struct session_table *t = session_table_new(0);
     replog_error err;
     CHECK(t != NULL);
+    bool accepted = false;
     for (int i = 0; i < 8 && f->left > 0; i++) {
         uint64_t id = fuzz_u8(f) % 4;
         struct slice value = fuzz_bytes(f, (size_t)24 * (fuzz_u8(f) % 8));
         size_t before = session_table_count(t);
         replog_status status = session_decode(t, id, value, &err);
         CHECK(session_table_count(t) == before + (status == REPLOG_OK));
+        accepted |= status == REPLOG_OK;
         struct buffer out = {0};
         if (status == REPLOG_OK && session_encode(t, id, &out)) CHECK(out.size_bytes % 24 == 0);
         buffer_free(&out);
@@ -135,26 +144,28 @@ static void session(struct fuzz *f) {
     CHECK(copy && session_table_count(copy) == session_table_count(t));
     session_table_free(copy);
     session_table_free(t);
+    return accepted;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
     struct fuzz f = {data, size_bytes};
     uint8_t kind = fuzz_u8(&f);
-    bool fix = fuzz_u8(&f) & 1;
+    bool fix = fuzz_u8(&f) & 1, accepted = false;
     struct disk_mem *mem = disk_mem_new(0);
     uint8_t *bytes = fuzz_exact(f.data, f.left);
-    if (kind % 4 == 0) manifest(disk_mem_table(mem), bytes, f.left, fix);
+    if (kind % 4 == 0) accepted = manifest(disk_mem_table(mem), bytes, f.left, fix);
     if (kind % 4 == 1) {
         /* two pages, so that short inputs say something: what is given stands in both */
         uint8_t pages[8192] = {0};
         size_t n = f.left < 4096 ? f.left : 4096;
         if (n) memcpy(pages, bytes, n);
         if (n) memcpy(pages + 4096, bytes + (f.left - n), n);
-        vote(disk_mem_table(mem), pages, kind & 8 ? 4096 : 8192, fix);
+        accepted = vote(disk_mem_table(mem), pages, kind & 8 ? 4096 : 8192, fix);
     }
-    if (kind % 4 == 2) markers(bytes, f.left);
-    if (kind % 4 == 3) session(&f);
+    if (kind % 4 == 2) accepted = markers(bytes, f.left);
+    if (kind % 4 == 3) accepted = session(&f);
     free(bytes);
     disk_mem_free(mem);
+    fuzz_accepted(accepted);
     return 0;
 }

@@ -32,7 +32,7 @@ struct call {
     int32_t id;
     struct buffer out; /* from `at` on not sent yet */
     size_t at;
-    bool ended, cancelled, closed, status_seen, limited;
+    bool ended, cancelled, closed, status_seen, ok, limited;
 };
 
 static struct {
@@ -68,14 +68,13 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
                      size_t name_bytes, const uint8_t *value, size_t value_bytes, uint8_t flags,
                      void *user) {
     (void)session;
-    (void)value;
-    (void)value_bytes;
     (void)flags;
     (void)user;
     struct call *call = call_of(frame->hd.stream_id);
     if (call && name_bytes == 11 && memcmp(name, "grpc-status", 11) == 0) {
         CHECK(!call->status_seen); /* once */
         call->status_seen = true;
+        call->ok = value_bytes == 1 && value[0] == '0';
     }
     return 0;
 }
@@ -224,12 +223,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
         exchange();
         if (!client.broken) stage_step();
     }
+    bool ok = client.n_calls > 0;
     for (size_t i = 0; i < client.n_calls; i++) {
         struct call *call = &client.calls[i];
+        ok = ok && call->ok;
         if (call->closed && must_be_answered(call) && !call->limited) CHECK(call->status_seen);
         buffer_free(&call->out);
     }
     nghttp2_session_del(client.session);
     stage_end();
+    fuzz_accepted(ok); /* every call was answered with OK */
     return 0;
 }

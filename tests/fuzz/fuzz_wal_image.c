@@ -259,5 +259,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
     CHECK((write_status == REPLOG_OK) == (status == REPLOG_OK));
     if (write_status == REPLOG_OK) use(&options, again, flags);
     disk_mem_free(mem);
+    fuzz_accepted(status == REPLOG_OK);
     return 0;
 }

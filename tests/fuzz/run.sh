@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets and runs each on its corpus (tests/fuzz/corpus/TARGET) for some seconds. One line a target:
 #   ok fuzz NAME (N runs, C edges)
-#   FAILED fuzz NAME: path of the input that did it
+#   FAILED fuzz NAME: path of the input that did it, or "its seeds" (accepted.sh)
 # Exit status 1 when one failed. Without clang and its libFuzzer: "skipped fuzz: why", and 0.
 # usage: tests/fuzz/run.sh [--seconds N] [--build DIR] [--work DIR] [--jobs N] [--no-build] [TARGET...]
 #   --seconds N  per target; default 5
@@ -80,6 +80,11 @@ run_one() {
     local target=$1 log=$temporary/$1.log status=0 corpus=tests/fuzz/corpus/$1
     local found=${work:-$temporary/found}/$target
     mkdir -p "$found" "$build/failed"
+    if ! tests/fuzz/accepted.sh --build "$build" "$target" >"$log" 2>&1; then
+        sed 's/^/    /' "$log"
+        echo "FAILED fuzz $target: its seeds"
+        return 1
+    fi
     local dirs=("$found") dictionary=()
     [ ! -d "$corpus" ] || dirs+=("$corpus")
     [ ! -f "tests/fuzz/$target.dict" ] || dictionary=(-dict="tests/fuzz/$target.dict")
