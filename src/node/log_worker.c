@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@ enum {
     IDLE_MARK_MS = 100,
     PREPARE_EVERY_MS = 50,
     FILL_AGAIN_MS = 5000, /* after a spare that could not be filled */
+    FULL_TOLD_EVERY_MS = 5000,
     DEAD_WAIT_MS = 1000
 };
 
@@ -31,6 +33,8 @@ struct log_worker {
     uint64_t space_ms, since_look_bytes; /* when free space was looked at, and written since */
     bool sync_due;                       /* at once, before anything else */
     uint64_t fill_again_ms;
+    uint64_t full_told_ms;
+    replog_error full; /* of a full disk: told last; text "": there was room since */
     bool stuck, unmarked, prepare_more, low, dead, filling;
 };
 
@@ -120,6 +124,7 @@ static void tell_space(struct log_worker *w, bool low) {
         log_warn("disk space is short in %s; appends are refused until there is more",
                  w->options.dir);
     } else {
+        w->full.text[0] = '\0';
         log_info("there is disk space again");
     }
     post(w, &(struct node_event){.type = NODE_EV_SPACE, .low = low});
@@ -268,8 +273,18 @@ static void run_truncates(struct log_worker *w) {
     }
 }
 
-static void wait_for_space(struct log_worker *w, const char *why) {
-    log_warn("the disk is full: %s", why);
+/* Once for each reason, until there is room again; and not all the time. */
+static void tell_full(struct log_worker *w, const replog_error *why) {
+    uint64_t at_ms = now_ms(w);
+    if (strcmp(why->text, w->full.text) == 0) return;
+    if (w->full_told_ms && at_ms - w->full_told_ms < FULL_TOLD_EVERY_MS) return;
+    w->full_told_ms = at_ms;
+    w->full = *why;
+    log_warn("the disk is full: %s", why->text);
+}
+
+static void wait_for_space(struct log_worker *w, const replog_error *why) {
+    tell_full(w, why);
     sync_now(w);
     if (w->dead) return;
     tell_space(w, true);
@@ -283,7 +298,7 @@ static void run_next(struct log_worker *w) {
     bool is_write = w->head->type == NODE_FX_WRITE;
     replog_status st = is_write ? write_group(w, &err) : run_other(w, w->head, &err);
     if (st == REPLOG_RESOURCE_EXHAUSTED) {
-        wait_for_space(w, err.text);
+        wait_for_space(w, &err);
     } else if (st != REPLOG_OK) {
         fatal(w, "the log failed, nothing more is acknowledged: %s", err.text);
     } else if (!is_write && !w->dead) {
