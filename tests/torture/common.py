@@ -208,18 +208,24 @@ class Loads:
             self.running.append(load)
         return self
 
-    def wait_acknowledged(self, more, timeout=30):
-        """Until so many more appends have been acknowledged than now."""
+    def wait_acknowledged(self, more, timeout=30, meanwhile=lambda: None):
+        """Until so many more appends have been acknowledged than now; `meanwhile` is called."""
         def count():
+            meanwhile()
             self.oracle.refresh()
             return sum(u.state == "A" for told in self.oracle.loads.values()
                        for u in told.units.values())
         wanted = count() + more
         wait(lambda: count() >= wanted, timeout, f"{more} more appends acknowledged")
 
-    def stop(self, timeout=180):
+    def stop(self, timeout=180, meanwhile=None):
         for load in self.running:
             load.stop_sending()
+        deadline = time.monotonic() + timeout * SLOW
+        while (meanwhile and time.monotonic() < deadline
+               and any(load.process.poll() is None for load in self.running)):
+            meanwhile()
+            time.sleep(0.03)
         for load in self.running:
             load.wait_end(timeout)
         self.running = []
