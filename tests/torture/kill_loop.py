@@ -36,8 +36,8 @@ class KillLoop:
         self.with_disks = self.make_disks(fs)
         self.oracle = Oracle(3)
         self.loads = Loads(t, self.cluster, self.oracle, acks="qqm")
-        self.counts = dict.fromkeys(("kills", "pauses", "stops", "cuts", "remounts", "checkpoints",
-                                     "truncations"), 0)
+        self.counts = dict.fromkeys(("kills", "pauses", "stops", "cuts", "members cut", "remounts",
+                                     "checkpoints", "truncations"), 0)
         t.tallies.append(lambda: self.counts)
         self.rounds = self.events = self.last_term = 0
 
@@ -165,7 +165,8 @@ class KillLoop:
         for node in nodes:
             end_of(node)
             self.disk_of[node.id].remount()
-        self.counts["cuts"] += len(nodes)
+        self.counts["cuts"] += 1
+        self.counts["members cut"] += len(nodes)
         time.sleep(self.rng.choice((0, self.rng.uniform(0, 1))))
         self.start(nodes)
 

@@ -26,7 +26,10 @@ from wal_oracle import Run, WalModel
 SMALL = ["--segment-bytes", "256K", "--store-write-buffer-bytes", "1M", "--checkpoint-ms", "700"]
 # For --sync none: the store is durable soon, the log rarely (a full segment would sync it).
 FLUSH_OFTEN = ["--checkpoint-ms", "100", "--segment-bytes", "16M"]
-NONE_MAY_LOSE_US = 3000000  # --sync none syncs in the background, every 200 ms
+# --sync none: the worker's sync is due 200 ms after a write, and it looks every 100 ms at the latest;
+# the rest is for what its threads wait for each other. What the disk and the machine add is measured.
+NONE_SYNCS_US = 200000 + 100000 + 150000
+SETTLES_S = 3  # more than that in any case
 # --sync none, after a cut of all: what a member says that has kept and committed more than those
 # who lead and follow now, and what they say of each other.
 WILL_NOT_FOLLOW = r"refused: member .*(is committed here|, and committed)"
@@ -107,6 +110,24 @@ def wait_for_a_moment(rng, directory, longest=0.4):
     return kind
 
 
+def slow_us(disk):
+    """By how much the disk of such an environment delays a sync at most."""
+    return int((disk.get("TORTURE_DISK", "").split("slow:") + ["0"])[1] or 0)
+
+
+class Syncs:
+    """What TORTURE_SYNCS tells of a process that a cut has ended: when the sync began that the cut
+    met, if it met one, and how long the machine stood still in its life."""
+
+    def __init__(self, path, cut_us):
+        with open(path, "rb") as f:
+            began_us, ended_us, awake_us, overslept_us = struct.unpack("QQQQ", f.read(32))
+        self.began_us = float("inf")
+        if began_us > ended_us or ended_us >= cut_us:
+            self.began_us = began_us
+        self.stood_still_us = max(overslept_us, cut_us - awake_us, 0)
+
+
 class WalTorture:
     """A log on a disk of its own, torture-wal on it, and cuts."""
 
@@ -130,8 +151,7 @@ class WalTorture:
                 str(rng.choice((500, 3000, 20000)))]
         disk = {**draw_disk(self.t), **self.env}
         # Mode "batch" promises when a sync begins; how long it takes is the disk's affair.
-        slow_us = int((disk.get("TORTURE_DISK", "").split("slow:") + ["0"])[1] or 0)
-        self.model.late_us = int((160000 + 8 * slow_us) * SLOW)
+        self.model.late_us = int((160000 + 8 * slow_us(disk)) * SLOW)
         if self.mode == "batch":
             disk = {**disk, **with_disk(self.t, TORTURE_SYNCS=self.syncs)}
         with environment(**disk):
@@ -144,12 +164,9 @@ class WalTorture:
         self.model.sync_began_us = float("inf")
         if self.mode != "batch":
             return
-        with open(self.syncs, "rb") as f:
-            began_us, ended_us, awake_us, overslept_us = struct.unpack("QQQQ", f.read(32))
-        if began_us > ended_us or ended_us >= cut_us:
-            self.model.sync_began_us = began_us
-        stood_still_us = max(overslept_us, cut_us - awake_us, 0)
-        self.model.late_us += 2 * stood_still_us
+        syncs = Syncs(self.syncs, cut_us)
+        self.model.sync_began_us = syncs.began_us
+        self.model.late_us += 2 * syncs.stood_still_us
 
     def once(self):
         """One life and its end."""
@@ -210,16 +227,25 @@ class ClusterTorture:
             node.dir = os.path.join(disk.path, f"n{node.id}")
         self.oracle = Oracle(size, durable_on=sync != "none", sessions_stay=sync != "none")
         self.loads = Loads(t, self.cluster, self.oracle, acks)
-        self.cuts, self.moments, self.cut_us = 0, {}, []
+        self.cuts, self.moments = 0, {}
+        self.lately = []  # --sync none: (when a cut began, from when on it may cost what was told)
         self.left_out = []  # members that take no part any more
         self.cut_members = 0
-        t.tallies.append(lambda: {"cuts": self.cut_members})
+        self.slow_us, self.oldest_loss = {}, (0, 0)
+        t.tallies.append(lambda: {"cuts": self.cuts, "members cut": self.cut_members})
         self.can_truncate = sync != "none"
 
     def start_nodes(self, nodes):
         for node in nodes:
-            with environment(**{**draw_disk(self.t), **self.env}):
+            disk = {**draw_disk(self.t), **self.env}
+            if self.sync == "none":
+                self.slow_us[node.id] = slow_us(disk)
+                disk = {**disk, **with_disk(self.t, TORTURE_SYNCS=self.syncs(node))}
+            with environment(**disk):
                 node.start()
+
+    def syncs(self, node):
+        return os.path.join(self.t.dir, f"syncs-{node.id}")
 
     def start(self):
         self.start_nodes(self.cluster.nodes)
@@ -268,8 +294,7 @@ class ClusterTorture:
         """All of them at once, in the middle of what they do; the file systems come back."""
         self.cuts += 1
         self.cut_members += len(victims)
-        self.cut_us.append(now_us())
-        nodes = {}
+        cut_us, nodes = now_us(), {}
         for node in victims:
             nodes.setdefault(self.disk_of[node.id], []).append(node)
         for node in victims:  # all of them end before the first disk is cut
@@ -283,19 +308,33 @@ class ClusterTorture:
             end_of(node)
         for disk in nodes:
             disk.remount()
+        if self.sync == "none":
+            self.lately.append((cut_us, min(self.durable_us(node, cut_us) for node in victims)))
+
+    def durable_us(self, node, cut_us):
+        """--sync none: what a member wrote before this was durable at the cut. A sync that was under
+        way, of log or store (they are not told apart), is the disk's affair, and how long the
+        machine stood still is measured beside the member's threads, in its own process."""
+        took = Syncs(self.syncs(node), cut_us)
+        late_us = int((NONE_SYNCS_US + 8 * self.slow_us[node.id]) * SLOW) + 2 * took.stood_still_us
+        return min(cut_us, took.began_us) - late_us
 
     def look(self, victims):
-        """What the cut ones' disks hold. An acknowledged append may be missing on a minority."""
+        """What the cut ones' disks hold. An acknowledged append may be missing on a minority, of
+        those that its answer does not name."""
         first = self.oracle.next_seq
         gone = {}
         for node in victims:
             verdict = verify(self.t, node.dir)
-            if verdict["last_seq"] < first:
-                continue
-            sound(verdict["first_seq"] <= first,
-                  f"node {node.id} begins at {verdict['first_seq']}, judged was {first - 1}")
-            records = parse(dump_raw(self.t, node.dir, first))
+            records = []
+            if verdict["last_seq"] >= first:
+                sound(verdict["first_seq"] <= first,
+                      f"node {node.id} begins at {verdict['first_seq']}, judged was {first - 1}")
+                records = parse(dump_raw(self.t, node.dir, first))
             for key, unit in self.oracle.missing(records, first).items():
+                sound(self.sync == "none" or unit.ack == "l" or node.id not in unit.told.ids,
+                      f"told to be durable on node {node.id}, and lost there by the cut: {key} "
+                      f"({unit.ack}) told {unit.told}; its log ends at {verdict['last_seq']}")
                 gone.setdefault(key, []).append((node.id, unit))
         if self.sync == "none":
             return
@@ -333,9 +372,14 @@ class ClusterTorture:
         check_offline(self.t, self.cluster, self.oracle, without=self.left_out)
         for disk in set(self.disk_of.values()):
             disk.check()
-        print(f"{self.cuts} cuts {self.moments}, {len(self.oracle.terms)} leaders: "
-              f"{self.oracle.summary()}")
+        print(f"{self.cuts} cuts {self.moments} of {self.cut_members} members, "
+              f"{len(self.oracle.terms)} leaders: {self.oracle.summary()}{self.losses()}")
         check_said(self.cluster.nodes, KEPT_MORE if self.left_out else "(?!)")
+
+    def losses(self):
+        age_us, left_us = self.oldest_loss
+        return (f", the oldest of the lost {age_us / 1000:.0f} ms before the cut, where "
+                f"{(age_us + left_us) / 1000:.0f} are allowed" if age_us else "")
 
     def one_cut(self, chosen, settle):
         self.loads.wait_acknowledged(100)
@@ -346,7 +390,7 @@ class ClusterTorture:
 
     def next_round(self):
         if self.sync == "none":
-            time.sleep(NONE_MAY_LOSE_US / 1e6)  # what was judged is durable now
+            time.sleep(SETTLES_S)  # what was judged is durable now
         self.loads.start()
 
     def rounds(self, victims, cuts_a_round=6, settle=False, first=()):
@@ -373,8 +417,13 @@ class ClusterTorture:
     def was_recent(self, unit):
         """--sync none: a cut of a majority costs what was acknowledged last."""
         # An answer that was on its way when the node died is written down a little after the cut.
-        return any(unit.sent_us < cut and -5000000 < cut - unit.told.at_us < NONE_MAY_LOSE_US
-                   for cut in self.cut_us)
+        near = [(cut_us - unit.told.at_us, unit.told.at_us - durable_us)
+                for cut_us, durable_us in self.lately
+                if unit.sent_us < cut_us and unit.told.at_us < cut_us + 5000000]
+        if not near:
+            return False
+        self.oldest_loss = max(self.oldest_loss, min(near, key=lambda n: abs(n[0])))
+        return any(left_us > 0 for _, left_us in near)
 
     def all_or_two(self):
         """All members hold the same: (None,); one is left out for what it has committed: (it,)."""
@@ -431,11 +480,11 @@ def three_nodes_none(t, fs):
     torture = ClusterTorture(t, fs, "none", acks="qqa", extra=FLUSH_OFTEN)
     nodes = torture.cluster.nodes
     torture.rounds(lambda: [t.rng.choice(nodes)], settle=True)
-    time.sleep(NONE_MAY_LOSE_US / 1e6)
+    time.sleep(SETTLES_S)
     torture.loads.start(timeout_ms=15000)  # of ACK ALL without that one
     torture.loads.wait_acknowledged(300)
     torture.moment(nodes[0])
-    torture.cut_us.clear()
+    torture.lately.clear()
     if t.rng.random() < 0.5:
         torture.cut_and_return(nodes, again=False)
     else:  # the leader lives a little longer, and is the last to come back

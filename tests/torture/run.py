@@ -92,7 +92,7 @@ def run_one(name, args):
 class Tallies:
     """What the tests counted, by kind (the module) and in all."""
 
-    FIRST = ("acknowledged", "kills", "cuts", "partitions", "lost", "doubled", BROKEN)
+    FIRST = ("acknowledged", "kills", "cuts", "members cut", "partitions", "lost", "doubled", BROKEN)
 
     def __init__(self):
         self.tests, self.sums = {}, {}
