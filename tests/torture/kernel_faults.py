@@ -592,8 +592,8 @@ def disks_without_a_byte_left(t, fs):
             faults.check_end(node, *why)
     for disk in disks:
         disk.check()
-    print(f"{3 * turns} full disks, {ends} ends that said why, truncated to {first}; "
-          f"{oracle.summary()}")
+    print(f"{3 * turns} full disks, {ends} ends that said why (or RocksDB's own), truncated to "
+          f"{first}; {oracle.summary()}")
 
 
 TESTS = {name[5:]: value for name, value in dict(globals()).items() if name.startswith("test_")}
