@@ -9,9 +9,10 @@
  * and a power cut finds nothing to lose but what is in the page cache.
  *
  * TORTURE_SYNCS names a file of 32 bytes, four numbers in microseconds, of CLOCK_MONOTONIC where
- * they are times: when the newest sync began, when one ended last; when a thread was awake last
- * that sleeps WATCH_US at a time, and by how much it overslept most. Who judges a loss wants to
- * know whether a sync was under way, and whether the machine stood still. */
+ * they are times: when the newest sync began (of those of several threads that overlap: the first),
+ * when the last ended; when a thread was awake last that sleeps WATCH_US at a time, and by how much
+ * it overslept most. Who judges a loss wants to know whether a sync was under way, and whether the
+ * machine stood still. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,7 @@ static _Atomic uint64_t state;
 enum { WATCH_US = 5000 };
 enum time_index { SYNC_BEGAN, SYNC_ENDED, AWAKE, OVERSLEPT, N_TIMES };
 static _Atomic uint64_t *times; /* NULL: nobody asks */
+static _Atomic int under_way;
 
 static uint64_t now_us(void) {
     struct timespec t;
@@ -92,10 +94,10 @@ static void wait_a_little(void) {
 
 static int sync_with(int (*sync)(int), int fd) {
     if (lies) return 0;
-    if (times) times[SYNC_BEGAN] = now_us();
+    if (times && atomic_fetch_add(&under_way, 1) == 0) times[SYNC_BEGAN] = now_us();
     wait_a_little();
     int rv = sync(fd);
-    if (times) times[SYNC_ENDED] = now_us();
+    if (times && atomic_fetch_sub(&under_way, 1) == 1) times[SYNC_ENDED] = now_us();
     return rv;
 }
 

@@ -312,9 +312,9 @@ class ClusterTorture:
             self.lately.append((cut_us, min(self.durable_us(node, cut_us) for node in victims)))
 
     def durable_us(self, node, cut_us):
-        """--sync none: what a member wrote before this was durable at the cut. A sync that was under
-        way, of log or store (they are not told apart), is the disk's affair, and how long the
-        machine stood still is measured beside the member's threads, in its own process."""
+        """--sync none: what a member wrote before this was durable at the cut. How long a sync takes
+        that is under way, of log or store (they are not told apart), is the disk's affair, and how
+        long the machine stood still is measured beside the member's threads, in its process."""
         took = Syncs(self.syncs(node), cut_us)
         late_us = int((NONE_SYNCS_US + 8 * self.slow_us[node.id]) * SLOW) + 2 * took.stood_still_us
         return min(cut_us, took.began_us) - late_us
