@@ -104,9 +104,6 @@
     X(EVICTED_STAYS_STORED,                                                                        \
       "the store keeps what it knew of a session that was evicted: after a restart the session "   \
       "is back as it was then, and a retry of what came later is let in twice")                    \
-    X(USE_NOT_STORED,                                                                              \
-      "the store does not know when a session was used last: after a restart others are evicted "  \
-      "than elsewhere")                                                                            \
     X(REFUSED_WITHOUT_ROUND,                                                                       \
       "a leader says that it does not know a session without asking whether it still leads: a "    \
       "later one may have opened it")                                                              \

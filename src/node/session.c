@@ -228,7 +228,7 @@ replog_status session_decode(struct session_table *t, uint64_t session, struct s
     }
     s->capacity = (uint32_t)n;
     s->last = last;
-    s->used_seq = MUTANT(USE_NOT_STORED) ? session : used_seq;
+    s->used_seq = used_seq;
     s->first_kept = first_kept;
     for (size_t i = 0; i < n; i++) {
         s->answers[i].first_seq = cursor_u64(&c);
