@@ -4,7 +4,7 @@
 
 #include "must_fail.h"
 #include "node_world.h"
-#include "sim_watch.h"
+#include "sim_watch_impl.h"
 #include "wal/vote.h"
 
 /* A failure leaves its function by longjmp, and what that held. */
@@ -235,6 +235,34 @@ static void flushes_too_late(void **state) {
     MUST_PASS(sim_watch_event(m, &ev));
 }
 
+static void a_second_cluster(void **state) {
+    (void)state;
+    struct node_event ev = {.type = NODE_EV_FOUND_SAVED, .founding = WAL_FOUNDED};
+    MUST_PASS(sim_watch_event(member(follower), &ev));
+    w->sim->watch->cluster_id++;
+    MUST_FAIL("[one-cluster]", sim_watch_event(member(follower), &ev));
+}
+
+/* Once all is healed a member that is whole runs, a leader is there, and what is asked for is done,
+ * everywhere. */
+static void no_progress(void **state) {
+    (void)state;
+    MUST_FAIL("nothing that was appended after the faults", sim_watch_finish(w->sim));
+    MUST_PASS(sim_watch_healed(w->sim); world_run(w, 2000); sim_watch_finish(w->sim));
+    kill(follower);
+    MUST_FAIL("is down, and its disk is not damaged", sim_watch_healed(w->sim));
+    MUST_FAIL("is down, and its disk is not damaged", sim_watch_finish(w->sim));
+    MUST_PASS(sim_member_start(member(follower)); world_run(w, 2000); sim_watch_finish(w->sim));
+    world_isolate(w, follower, true);
+    uint64_t token = world_append(w, leader, "k", "v", 1, NODE_ACK_QUORUM, 0, 0, 0);
+    assert_int_equal(world_wait(w, token, 5000), REPLOG_OK);
+    world_run(w, 2000);
+    MUST_FAIL("are committed", sim_watch_finish(w->sim));
+    world_isolate(w, leader, true);
+    world_run(w, 10000);
+    MUST_FAIL("no leader is ready", sim_watch_healed(w->sim));
+}
+
 /* ---- --sync none */
 
 static void none_loses_by_power_only(void **state) {
@@ -283,6 +311,8 @@ int main(void) {
         TEST(cuts_and_refuses_what_it_must_not),
         TEST(workers_say_too_much),
         TEST(flushes_too_late),
+        TEST(a_second_cluster),
+        TEST(no_progress),
         TEST_NONE(none_loses_by_power_only),
         TEST_NONE(none_applies_what_is_synced),
     };
