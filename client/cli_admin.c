@@ -82,8 +82,7 @@ int cmd_truncate(struct cli *cli, int argc, char **argv) {
     return CLI_DONE;
 }
 
-/* ---- Status -------------------------------------------------------------------------------------
- */
+/* ---- Status ---------------------------------------------------------------------------------- */
 
 static void text_member(struct buffer *b, const char *name, const char *text) {
     size_t n = strlen(text);

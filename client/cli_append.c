@@ -81,8 +81,7 @@ static int append_one(struct append_cmd *cmd, const char *key, const char *value
     return status;
 }
 
-/* ---- A file -------------------------------------------------------------------------------------
- */
+/* ---- A file ---------------------------------------------------------------------------------- */
 
 /* Shared by the reading thread and the callbacks. */
 struct transfer {

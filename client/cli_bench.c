@@ -58,8 +58,7 @@ struct bench {
     uint64_t bytes; /* of the values (read: and keys) that were counted */
 };
 
-/* ---- The disk alone
- * ------------------------------------------------------------------------------ */
+/* ---- The disk alone -------------------------------------------------------------------------- */
 
 static bool disk_loop(int fd, struct histogram *h) {
     static char block[1024];
@@ -99,8 +98,7 @@ static bool disk_baseline(const char *dir, struct histogram *h) {
     return ok;
 }
 
-/* ---- Reads
- * --------------------------------------------------------------------------------------- */
+/* ---- Reads ----------------------------------------------------------------------------------- */
 
 static int count_reads(struct bench *b) {
     replog_reader *reader;
@@ -127,8 +125,7 @@ static int count_reads(struct bench *b) {
     return status && status != REPLOG_NOT_FOUND ? cli_failed(status, err.text) : CLI_DONE;
 }
 
-/* ---- What comes out
- * ------------------------------------------------------------------------------- */
+/* ---- What comes out -------------------------------------------------------------------------- */
 
 static double us(const struct histogram *h, unsigned per_mille) {
     return (double)histogram_at(h, per_mille) / 1000.0;

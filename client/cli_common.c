@@ -186,8 +186,7 @@ void cli_entry(struct buffer *line, const replog_entry *e, bool json) {
     }
 }
 
-/* ---- Progress and signals -----------------------------------------------------------------------
- */
+/* ---- Progress and signals -------------------------------------------------------------------- */
 
 void progress_start(struct progress *p) {
     p->on = isatty(STDERR_FILENO) == 1;

@@ -61,8 +61,7 @@ struct dev {
     struct node nodes[MAX_NODES];
 };
 
-/* ---- Starting
- * ------------------------------------------------------------------------------------ */
+/* ---- Starting -------------------------------------------------------------------------------- */
 
 /* replogd beside this program, or whichever PATH has. */
 static void find_replogd(struct dev *d) {
@@ -112,8 +111,7 @@ static bool make_dirs(const struct dev *d) {
     return true;
 }
 
-/* ---- Nobody else here
- * ---------------------------------------------------------------------------- */
+/* ---- Nobody else here ------------------------------------------------------------------------ */
 
 static void pause_ms(long ms) {
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
@@ -213,8 +211,7 @@ static bool ports_free(const struct dev *d) {
     return true;
 }
 
-/* ---- Children
- * ------------------------------------------------------------------------------------ */
+/* ---- Children -------------------------------------------------------------------------------- */
 
 static _Noreturn void become_node(struct dev *d, struct node *node, pid_t parent) {
     char log[PATH_MAX + 16];
@@ -244,8 +241,7 @@ static bool start_nodes(struct dev *d) {
     return true;
 }
 
-/* ---- Watching
- * ------------------------------------------------------------------------------------ */
+/* ---- Watching -------------------------------------------------------------------------------- */
 
 /* A word of a command, so that a shell takes it for one. */
 static void print_quoted(const char *word) {
@@ -343,8 +339,7 @@ static int wait_ready(struct cli *cli, struct dev *d) {
     return CLI_DONE;
 }
 
-/* ---- Stopping
- * ------------------------------------------------------------------------------------ */
+/* ---- Stopping -------------------------------------------------------------------------------- */
 
 /* A pidfd and no number: it never names another process, and it is readable only when every thread
  * has let go of its files. A number's /proc entry loses its name long before that, with the lock
@@ -398,8 +393,7 @@ static int stop_nodes(struct dev *d) {
     return CLI_FAILED;
 }
 
-/* ---- The command
- * --------------------------------------------------------------------------------- */
+/* ---- The command ----------------------------------------------------------------------------- */
 
 static int run(struct cli *cli, struct dev *d) {
     find_replogd(d);

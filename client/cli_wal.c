@@ -32,8 +32,7 @@ static replog_status open_log(const char *dir, struct wal **wal, replog_error *e
     return wal_open(&options, wal, err);
 }
 
-/* ---- verify -------------------------------------------------------------------------------------
- */
+/* ---- verify ---------------------------------------------------------------------------------- */
 
 struct verdict {
     uint64_t first_seq, last_seq, blocks, bytes, chain, torn_bytes;
@@ -107,8 +106,7 @@ static int wal_verify(struct cli *cli, const char *dir, uint64_t at) {
     return status ? cli_failed(status, err.text) : CLI_DONE;
 }
 
-/* ---- dump ---------------------------------------------------------------------------------------
- */
+/* ---- dump ------------------------------------------------------------------------------------ */
 
 static replog_status config_text(struct slice value, struct buffer *b, replog_error *err) {
     struct config config;

@@ -124,8 +124,7 @@ void replog_client_close(replog_client *c) {
     destroy(c);
 }
 
-/* ---- Appending --------------------------------------------------------------------------------
- */
+/* ---- Appending ------------------------------------------------------------------------------- */
 
 static replog_status check_append(const replog_batch *batch, const replog_append_options *o,
                                   replog_error *err) {

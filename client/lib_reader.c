@@ -56,8 +56,7 @@ struct replog_reader {
     replog_error end;
 };
 
-/* ---- rpc's threads ------------------------------------------------------------------------------
- */
+/* ---- rpc's threads --------------------------------------------------------------------------- */
 
 static void unref_locked(struct read_call *call) {
     if (--call->refs) return;
@@ -113,8 +112,7 @@ static void on_closed(struct rpc_call *rpc, replog_status status, const char *te
 
 static const struct rpc_handlers handlers = {.message = on_message, .closed = on_closed};
 
-/* ---- The stream
- * ---------------------------------------------------------------------------------- */
+/* ---- The stream ------------------------------------------------------------------------------ */
 
 static void give_up_locked(replog_reader *r) {
     struct read_call *call = r->call;
@@ -213,8 +211,7 @@ static void ended_locked(replog_reader *r) {
     give_up_locked(r);
 }
 
-/* ---- Chunks and records -------------------------------------------------------------------------
- */
+/* ---- Chunks and records ---------------------------------------------------------------------- */
 
 static void drop_current(replog_reader *r) {
     free(r->current);
@@ -352,8 +349,7 @@ static bool next_in_chunk(replog_reader *r, replog_entry *entry) {
     return false;
 }
 
-/* ---- The reader
- * ---------------------------------------------------------------------------------- */
+/* ---- The reader ------------------------------------------------------------------------------ */
 
 replog_status replog_reader_open(replog_client *client, const replog_read_options *options,
                                  replog_reader **reader, replog_error *err) {

@@ -13,8 +13,7 @@
 
 #include "client/lib_internal.h"
 
-/* ---- Answers ----------------------------------------------------------------------------------
- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void packed_ids(struct slice bytes, replog_append_result *r) {
     uint64_t value = 0;
@@ -108,8 +107,7 @@ void client_stream_message_locked(struct client_call *call, const uint8_t *bytes
     }
 }
 
-/* ---- Sending ----------------------------------------------------------------------------------
- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 static struct rpc_piece encode_header_locked(struct client_lane *lane,
                                              const struct client_append *a) {
@@ -163,8 +161,7 @@ void client_pump_locked(struct client_lane *lane) {
     }
 }
 
-/* ---- The end of a call --------------------------------------------------------------------------
- */
+/* ---- The end of a call ----------------------------------------------------------------------- */
 
 static void retry_locked(struct client_lane *lane, bool at_once) {
     uint64_t now = client_now_ms();
@@ -376,8 +373,7 @@ static void end_locked(struct client_lane *lane) {
     drop_call_locked(lane);
 }
 
-/* ---- Starting ---------------------------------------------------------------------------------
- */
+/* ---- Starting -------------------------------------------------------------------------------- */
 
 static void start_locked(struct client_lane *lane, enum client_call_kind kind, uint64_t now_ms) {
     replog_client *c = lane->client;

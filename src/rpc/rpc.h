@@ -204,8 +204,7 @@ replog_status rpc_unary(struct rpc_channel *channel, const ProtobufCServiceDescr
                         const char *method, const ProtobufCMessage *request, uint32_t timeout_ms,
                         ProtobufCMessage **reply, char *leader, replog_error *err);
 
-/* ---- Hostile bytes ----------------------------------------------------------------------------
- */
+/* ---- Hostile bytes --------------------------------------------------------------------------- */
 
 /* Unpacks with a budget on memory: 1 MiB of hostile input must not become 71 MB. NULL when
  * malformed or over budget_bytes (errno is EBADMSG), or when memory is short (ENOMEM). Freed with

@@ -43,8 +43,7 @@ uint64_t sim_fork_rng(struct sim *sim, const char *name);
 typedef void sim_event_fn(struct sim *sim, void *arg, uint64_t tag);
 void sim_after(struct sim *sim, uint64_t delay_us, sim_event_fn *fn, void *arg, uint64_t tag);
 
-/* ---- The story --------------------------------------------------------------------------------
- */
+/* ---- The story ------------------------------------------------------------------------------- */
 
 /* One line of the trace: always hashed, printed with --trace. `who`: a node 1..7, a client from
  * SIM_WHO_CLIENT on, 0 the world. No addresses, no padding bytes, no real time in it. */
@@ -67,8 +66,7 @@ struct sim_figures {
 };
 struct sim_figures *sim_figures(struct sim *sim);
 
-/* ---- The run ----------------------------------------------------------------------------------
- */
+/* ---- The run --------------------------------------------------------------------------------- */
 
 struct sim_options {
     uint64_t seed;
@@ -92,8 +90,7 @@ uint64_t sim_end_us(const struct sim *sim);
  * start), and none stays away for what it has kept more than the others. */
 bool sim_must_progress(const struct sim *sim);
 
-/* ---- Members (sim_node.c) ---------------------------------------------------------------------
- */
+/* ---- Members (sim_node.c) -------------------------------------------------------------------- */
 
 unsigned sim_n_nodes(const struct sim *sim);
 /* The process is there; it may be paused, see sim_node_paused. */
@@ -144,8 +141,7 @@ uint64_t sim_node_commit(struct sim *sim, uint64_t id);
  * was damaged. */
 void sim_node_found_rot(struct sim *sim, uint64_t id, const char *text);
 
-/* ---- Connections of clients (sim_net.c) -------------------------------------------------------
- */
+/* ---- Connections of clients (sim_net.c) ------------------------------------------------------ */
 
 /* Ordered bytes both ways, delayed; may break, clog, or never open. */
 struct sim_conn;
@@ -175,8 +171,7 @@ size_t sim_conn_pending_to_client(const struct sim_conn *conn);
 void sim_conn_set_service(struct sim_conn *conn, void *service);
 void *sim_conn_service(const struct sim_conn *conn);
 
-/* ---- Provided by sim_rpc.c and its kin ---------------------------------------------------------
- */
+/* ---- Provided by sim_rpc.c and its kin ------------------------------------------------------- */
 
 /* A REPLY effect of the member; copied by the callee. The token is its own, made so that it is
  * unique over lives. */
@@ -192,8 +187,7 @@ void sim_service_bytes(struct sim *sim, uint64_t id, struct sim_conn *conn, cons
  * sim_service_node_down). conn is freed when this returns. */
 void sim_service_conn_down(struct sim *sim, uint64_t id, struct sim_conn *conn);
 
-/* ---- Provided by sim_client.c ------------------------------------------------------------------
- */
+/* ---- Provided by sim_client.c ---------------------------------------------------------------- */
 
 /* Makes the clients of a run; called once, before the first event. */
 void sim_clients_start(struct sim *sim);
@@ -206,8 +200,7 @@ void sim_clients_finish(struct sim *sim);
 /* Frees everything; no event comes any more. */
 void sim_clients_free(struct sim *sim);
 
-/* ---- Told to sim_oracle.c by sim_watch.c --------------------------------------------------------
- */
+/* ---- Told to sim_oracle.c by sim_watch.c ----------------------------------------------------- */
 
 /* A committed block, told once, in order of seq, from the first member that claims it committed
  * and holds it durably; sim_watch checks that no member ever says otherwise. The bytes hold for the

@@ -28,8 +28,7 @@ static uint64_t pick(struct sim_client *c, uint64_t low, uint64_t high) {
     return rng_between(&c->rng, low, high);
 }
 
-/* ---- A life -------------------------------------------------------------------------------------
- */
+/* ---- A life ---------------------------------------------------------------------------------- */
 
 static void draw_style(struct sim_client *c) {
     static const uint32_t timeouts[][2] = {{40, 400}, {500, 3000}, {500, 3000}, {8000, 12000}};
@@ -203,8 +202,7 @@ static void verifier_main(void *arg) {
     c->finished = true;
 }
 
-/* ---- What sim.h asks
- * ------------------------------------------------------------------------------ */
+/* ---- What sim.h asks ------------------------------------------------------------------------- */
 
 static struct sim_client *client_new(struct sim *sim, bool verifies) {
     struct sim_client *c = calloc(1, sizeof *c);

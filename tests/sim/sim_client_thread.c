@@ -201,8 +201,7 @@ static void run(struct thread *t) {
     }
 }
 
-/* ---- Waiting and waking ------------------------------------------------------------------------
- */
+/* ---- Waiting and waking ---------------------------------------------------------------------- */
 
 static void on_ready(struct sim *sim, void *arg, uint64_t ticket) {
     (void)sim;
@@ -271,8 +270,7 @@ void sim_process_jump(struct sim_process *process, uint64_t us) {
         if (t->state == WAITING && t->process == process) arm(t);
 }
 
-/* ---- Starting ----------------------------------------------------------------------------------
- */
+/* ---- Starting -------------------------------------------------------------------------------- */
 
 static struct thread *thread_new(struct sim_process *process) {
     struct thread *t = calloc(1, sizeof *t);
@@ -315,8 +313,7 @@ void sim_threads_end(void) {
     threads.sim = NULL;
 }
 
-/* ---- What the linker leads here ---------------------------------------------------------------
- */
+/* ---- What the linker leads here -------------------------------------------------------------- */
 
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*main)(void *),
                           void *arg);

@@ -63,8 +63,7 @@ static void check_progress(const struct sim_client *c, uint64_t asked_us, uint64
              what, replog_status_name(status), text);
 }
 
-/* ---- Appending
- * ------------------------------------------------------------------------------------ */
+/* ---- Appending ------------------------------------------------------------------------------- */
 
 /* An append under way. */
 struct sim_told {
@@ -222,8 +221,7 @@ void sim_appender(void *arg) {
     task_over(task);
 }
 
-/* ---- Reading the log
- * -------------------------------------------------------------------------------- */
+/* ---- Reading the log ------------------------------------------------------------------------- */
 
 /* Reads to the end of what was asked, or until enough was read. */
 static replog_status read_all(struct sim_client *c, replog_reader *reader, struct sim_read *read,
@@ -292,8 +290,7 @@ void sim_reader(void *arg) {
     task_over(task);
 }
 
-/* ---- Gets
- * -------------------------------------------------------------------------------------------- */
+/* ---- Gets ------------------------------------------------------------------------------------ */
 
 static void get_one(struct sim_client *c, unsigned key, bool stale, uint32_t timeout_ms) {
     struct slice bytes = sim_oracle_key(c->sim, key);
@@ -334,8 +331,7 @@ void sim_getter(void *arg) {
     task_over(task);
 }
 
-/* ---- Operating
- * ---------------------------------------------------------------------------------------- */
+/* ---- Operating ------------------------------------------------------------------------------- */
 
 static replog_status truncate_one(struct sim_client *c, uint64_t upto, uint32_t timeout_ms) {
     replog_truncate_result result;
@@ -394,8 +390,7 @@ void sim_operator(void *arg) {
     task_over(task);
 }
 
-/* ---- The end
- * -------------------------------------------------------------------------------------------- */
+/* ---- The end --------------------------------------------------------------------------------- */
 
 static void verify_append(struct sim_client *c, enum replog_ack ack) {
     struct sim_style *s = &c->style;

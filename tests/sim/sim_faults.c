@@ -109,8 +109,7 @@ static unsigned draw_node(struct sim *sim, struct fault *f) {
     return (unsigned)dice(f, 1, sim->n_nodes);
 }
 
-/* ---- The shape of the run ---------------------------------------------------------------------
- */
+/* ---- The shape of the run -------------------------------------------------------------------- */
 
 static void draw_options(struct sim *sim, uint64_t *rng) {
     struct node_options *o = &sim->node_options;
@@ -267,8 +266,7 @@ void sim_faults_free(struct sim_faults *f) {
     free(f);
 }
 
-/* ---- Network ----------------------------------------------------------------------------------
- */
+/* ---- Network --------------------------------------------------------------------------------- */
 
 /* The clients that are there while faults come: the first one is not. */
 static unsigned clients_end(const struct sim *sim) {
@@ -372,8 +370,7 @@ static bool duplicate(struct sim *sim, struct fault *f) {
     return true;
 }
 
-/* ---- Members ----------------------------------------------------------------------------------
- */
+/* ---- Members --------------------------------------------------------------------------------- */
 
 static enum disk_mem_loss draw_loss(struct fault *f) {
     static const enum disk_mem_loss losses[] = {DISK_LOSE_RANDOM, DISK_LOSE_RANDOM, DISK_LOSE_ALL,
@@ -512,8 +509,7 @@ static bool wipe(struct sim *sim, struct fault *f, struct sim_member *m) {
     return true;
 }
 
-/* ---- Doing ------------------------------------------------------------------------------------
- */
+/* ---- Doing ----------------------------------------------------------------------------------- */
 
 static bool power_all(struct sim *sim, struct fault *f) {
     bool any = false;

@@ -20,8 +20,7 @@
 
 static const char *program;
 
-/* ---- One run ----------------------------------------------------------------------------------
- */
+/* ---- One run --------------------------------------------------------------------------------- */
 
 struct result {
     uint64_t seed, hash, virtual_us;
@@ -271,8 +270,7 @@ static int run_many(const struct sim_options *options, uint64_t from, uint64_t t
     return t.failed ? 1 : 0;
 }
 
-/* ---- Shrinking: fewer faults, a shorter run, and the same promise broken -----------------------
- */
+/* ---- Shrinking: fewer faults, a shorter run, and the same promise broken --------------------- */
 
 enum { TAG_BYTES = 160 };
 
@@ -432,8 +430,7 @@ static int shrink(const struct sim_options *options) {
     return 1;
 }
 
-/* ---- Options ----------------------------------------------------------------------------------
- */
+/* ---- Options --------------------------------------------------------------------------------- */
 
 static const char help[] =
     "usage: replog-sim --seed N [--trace] [--shrink]\n"

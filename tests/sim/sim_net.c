@@ -119,8 +119,7 @@ void sim_net_free(struct sim_net *net) {
     free(net);
 }
 
-/* ---- Connections ------------------------------------------------------------------------------
- */
+/* ---- Connections ----------------------------------------------------------------------------- */
 
 static struct sim_conn *conn_new(struct sim *sim, unsigned from, unsigned to) {
     struct sim_conn *c = calloc(1, sizeof *c);
@@ -208,8 +207,7 @@ static void side_down(struct sim_conn *c, int side, const char *why, const char 
     d->backoff_us = 2 * d->backoff_us < DIAL_MAX_US ? 2 * d->backoff_us : DIAL_MAX_US;
 }
 
-/* ---- Packets ----------------------------------------------------------------------------------
- */
+/* ---- Packets --------------------------------------------------------------------------------- */
 
 static void move(struct sim *sim, void *arg, uint64_t side);
 
@@ -329,8 +327,7 @@ static void move(struct sim *sim, void *arg, uint64_t tag) {
     settle(c);
 }
 
-/* ---- Breaking ---------------------------------------------------------------------------------
- */
+/* ---- Breaking -------------------------------------------------------------------------------- */
 
 static void notice(struct sim *sim, void *arg, uint64_t side) {
     struct sim_conn *c = arg;
@@ -463,8 +460,7 @@ void sim_net_heal(struct sim *sim) {
     schedule_all(sim);
 }
 
-/* ---- Members dial each other ------------------------------------------------------------------
- */
+/* ---- Members dial each other ----------------------------------------------------------------- */
 
 static void stream_up(struct sim *sim, void *arg, uint64_t tag) {
     struct sim_conn *c = arg;
@@ -630,8 +626,7 @@ bool sim_net_opener_lives(struct sim *sim, uint64_t id, uint64_t stream) {
     return c && side_lives(c, 0);
 }
 
-/* ---- Clients ----------------------------------------------------------------------------------
- */
+/* ---- Clients --------------------------------------------------------------------------------- */
 
 /* tag: how often it was tried before. */
 static void conn_open(struct sim *sim, void *arg, uint64_t tag) {

@@ -69,8 +69,7 @@ void sim_member_clock(struct sim_member *m, uint64_t mono_ahead_us, int64_t wall
     m->rate_ppm = rate_ppm;
 }
 
-/* ---- The node thread --------------------------------------------------------------------------
- */
+/* ---- The node thread ------------------------------------------------------------------------- */
 
 static void turn(struct sim *sim, void *arg, uint64_t gen);
 
@@ -248,8 +247,7 @@ static void turn(struct sim *sim, void *arg, uint64_t gen) {
     (void)sim;
 }
 
-/* ---- The wal thread ---------------------------------------------------------------------------
- */
+/* ---- The wal thread -------------------------------------------------------------------------- */
 
 static void log_step(struct sim *sim, void *arg, uint64_t gen);
 
@@ -432,8 +430,7 @@ static void want_feed(struct sim_member *m, const struct node_effect *fx) {
     sim_after(m->sim, sim_disk_latency_us(m->sim, &m->disk), feed_step, feed, m->life);
 }
 
-/* ---- Birth ------------------------------------------------------------------------------------
- */
+/* ---- Birth ----------------------------------------------------------------------------------- */
 
 static void start_later(struct sim *sim, void *arg, uint64_t gen) {
     struct sim_member *m = arg;
@@ -590,8 +587,7 @@ void sim_member_start(struct sim_member *m) {
     sim_service_node_up(sim, m->id);
 }
 
-/* ---- Death ------------------------------------------------------------------------------------
- */
+/* ---- Death ----------------------------------------------------------------------------------- */
 
 /* In order, as server_stop does. */
 static void finish(struct sim_member *m) {

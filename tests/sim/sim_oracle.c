@@ -59,8 +59,7 @@ static const char *ack_name(enum replog_ack ack) {
     return ack == REPLOG_ACK_ALL ? "ALL" : ack == REPLOG_ACK_LEADER ? "LEADER" : "QUORUM";
 }
 
-/* ---- What clients are told --------------------------------------------------------------------
- */
+/* ---- What clients are told ------------------------------------------------------------------- */
 
 uint32_t sim_oracle_append(struct sim *sim, const struct sim_append *append) {
     struct oracle *o = oracle_of(sim);
@@ -199,8 +198,7 @@ void sim_oracle_append_told(struct sim *sim, uint32_t append, replog_status stat
                  a->log_last_seq, text);
 }
 
-/* ---- The committed log ------------------------------------------------------------------------
- */
+/* ---- The committed log ----------------------------------------------------------------------- */
 
 static struct oracle_session *find_session(struct oracle *o, uint64_t id) {
     size_t low = 0, high = o->n_sessions;
@@ -401,8 +399,7 @@ const struct oracle_block *oracle_block_at(const struct oracle *o, uint64_t seq,
     return &o->blocks[low];
 }
 
-/* ---- What nodes say, as they say it ------------------------------------------------------------
- */
+/* ---- What nodes say, as they say it ---------------------------------------------------------- */
 
 static uint64_t durable_seq(struct oracle *o, uint64_t id) {
     if (!sim_node_running(o->sim, id)) return o->nodes[id].down_durable_seq;
@@ -507,8 +504,7 @@ void sim_oracle_node_down(struct sim *sim, uint64_t id) {
     o->nodes[id].down_checkpoint_seq = view.checkpoint_seq;
 }
 
-/* ---- The end ------------------------------------------------------------------------------------
- */
+/* ---- The end --------------------------------------------------------------------------------- */
 
 /* What was acknowledged is in the log; a LEADER's may be lost only with its term. */
 static void check_all_there(struct oracle *o) {

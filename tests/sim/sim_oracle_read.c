@@ -7,8 +7,7 @@
 #include "sim_oracle_impl.h"
 #include "wal/log.h"
 
-/* ---- The store, as the log makes it ------------------------------------------------------------
- */
+/* ---- The store, as the log makes it ---------------------------------------------------------- */
 
 /* How many writes to the key stand at or below a seq. */
 static size_t writes_upto(const struct oracle_key *k, uint64_t seq) {
@@ -83,8 +82,7 @@ static void judge_get(struct oracle *o, const struct sim_get *g, uint64_t hash) 
                  g->seq, g->stale ? 0 : g->floor, why);
 }
 
-/* ---- What cannot be judged yet ------------------------------------------------------------------
- */
+/* ---- What cannot be judged yet --------------------------------------------------------------- */
 
 static bool any_rot(const struct oracle *o) {
     for (uint64_t id = 1; id <= sim_n_nodes(o->sim); id++)
@@ -201,8 +199,7 @@ void sim_oracle_get_served(struct sim *sim, const struct sim_get_served *g) {
     if (shows > n->served_seq) n->served_seq = shows;
 }
 
-/* ---- Reads of the log ---------------------------------------------------------------------------
- */
+/* ---- Reads of the log ------------------------------------------------------------------------ */
 
 /* Whether a read shows that record: all with markers, else what users appended. */
 static bool shown(struct oracle *o, const struct oracle_block *b, uint64_t seq, bool markers) {
@@ -374,8 +371,7 @@ void sim_oracle_read_ended(struct sim *sim, const struct sim_read *read, replog_
     }
 }
 
-/* ---- Truncation
- * ----------------------------------------------------------------------------------- */
+/* ---- Truncation ------------------------------------------------------------------------------ */
 
 void sim_oracle_truncate_asked(struct sim *sim, uint64_t upto) {
     struct oracle *o = oracle_of(sim);

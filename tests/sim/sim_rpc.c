@@ -32,8 +32,7 @@ void sim_rpc_begin(struct sim *sim) {
     rpc.window_bytes = windows[rng_between(&rng, 0, 3)];
 }
 
-/* ---- Messages ---------------------------------------------------------------------------------
- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 struct sim_message *sim_messages_add(struct sim_messages *list, size_t size_bytes) {
     struct sim_message *m = malloc(sizeof *m + size_bytes);
@@ -59,8 +58,7 @@ static void drop_all(struct sim_messages *list) {
     for (struct sim_message *m; (m = take(list)) != NULL;) free(m);
 }
 
-/* ---- Links ------------------------------------------------------------------------------------
- */
+/* ---- Links ----------------------------------------------------------------------------------- */
 
 struct sim_link *sim_link_new(struct sim_clock clock) {
     struct sim_link *link = calloc(1, sizeof *link);
@@ -225,8 +223,7 @@ void sim_link_hear(struct sim_link *link, const uint8_t *data, size_t n) {
     }
 }
 
-/* ---- Calls ------------------------------------------------------------------------------------
- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 struct rpc_call *sim_call_new(struct sim_link *link, uint32_t id, bool server) {
     struct rpc_call *call = calloc(1, sizeof *call);
@@ -325,8 +322,7 @@ void sim_call_arm_deadline(struct rpc_call *call) {
               rpc_call_ref(call), 0);
 }
 
-/* ---- Delivering ---------------------------------------------------------------------------------
- */
+/* ---- Delivering ------------------------------------------------------------------------------ */
 
 static void give_credit(struct rpc_call *call, size_t n) {
     call->taken += n;
@@ -392,8 +388,7 @@ void sim_call_deliver(struct rpc_call *call) {
     sim_clock_enter(before);
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------
- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 static void say_finish(struct rpc_call *call) {
     struct buffer b = {0};
@@ -509,8 +504,7 @@ void rpc_cancel(struct rpc_call *call) {
     sim_call_over(call, REPLOG_CANCELLED, "cancelled", true);
 }
 
-/* ---- The small ones
- * ------------------------------------------------------------------------------ */
+/* ---- The small ones -------------------------------------------------------------------------- */
 
 void rpc_pause(struct rpc_call *call) {
     call->paused++;

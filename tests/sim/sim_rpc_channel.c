@@ -87,8 +87,7 @@ bool rpc_channel_connected(const struct rpc_channel *channel) {
     return channel->link && channel->link->spoke;
 }
 
-/* ---- Connecting ---------------------------------------------------------------------------------
- */
+/* ---- Connecting ------------------------------------------------------------------------------ */
 
 static void on_opened(void *user) {
     struct sim_link *link = user;

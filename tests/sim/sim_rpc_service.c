@@ -68,8 +68,7 @@ static struct sim_service *of_server(struct server *s) {
     return (struct sim_service *)(void *)s;
 }
 
-/* ---- What handlers call -------------------------------------------------------------------------
- */
+/* ---- What handlers call ---------------------------------------------------------------------- */
 
 /* As in server/node_thread.c: so that the node's sentence comes before the call's deadline. */
 static uint64_t node_deadline_ms(const struct rpc_call *call) {
@@ -157,8 +156,7 @@ void server_refuse(struct server *s, struct rpc_call *call, replog_status status
     }
 }
 
-/* ---- The reader pool
- * ----------------------------------------------------------------------------- */
+/* ---- The reader pool ------------------------------------------------------------------------- */
 
 static void run_task(struct sim_service *v) {
     struct task *task = v->tasks;
@@ -201,8 +199,7 @@ bool reader_pool_offer(struct server *s, struct task *task) {
     return true;
 }
 
-/* ---- Commits, for readers
- * ------------------------------------------------------------------------ */
+/* ---- Commits, for readers -------------------------------------------------------------------- */
 
 static void look(struct sim_service *v) {
     if (!v->up || sim_node_paused(v->sim, v->id)) return;
@@ -242,8 +239,7 @@ void sim_services_commit(void) {
     sim_after(sim_rpc_sim(), COMMIT_US, on_commit, NULL, 0);
 }
 
-/* ---- Status
- * --------------------------------------------------------------------------------------- */
+/* ---- Status ---------------------------------------------------------------------------------- */
 
 static void status_message(struct rpc_call *call, const uint8_t *bytes, size_t size_bytes) {
     (void)bytes;
@@ -277,8 +273,7 @@ static void status_message(struct rpc_call *call, const uint8_t *bytes, size_t s
 
 static const struct rpc_handlers short_status_handlers = {.message = status_message};
 
-/* ---- Calls
- * ---------------------------------------------------------------------------------------- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 struct method {
     const char *path;
@@ -350,8 +345,7 @@ struct rpc_call *sim_service_call(struct sim_link *link, uint32_t id, uint64_t t
     sim_fail(v->sim, "[client] a call of %s, which no service here has", path);
 }
 
-/* ---- From the world
- * ------------------------------------------------------------------------------ */
+/* ---- From the world -------------------------------------------------------------------------- */
 
 void sim_service_reply(struct sim *sim, uint64_t id, const struct node_effect *fx) {
     struct sim_service *v = &services.of[id];
@@ -474,8 +468,7 @@ void sim_service_conn_down(struct sim *sim, uint64_t id, struct sim_conn *conn) 
     if (link) sim_link_lost(link, "the connection was lost");
 }
 
-/* ---- The run
- * --------------------------------------------------------------------------------------- */
+/* ---- The run --------------------------------------------------------------------------------- */
 
 void sim_services_begin(struct sim *sim) {
     static const uint64_t pending[] = {256 << 10, 2 << 20, 16 << 20, 16 << 20};

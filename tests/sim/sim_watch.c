@@ -41,8 +41,7 @@ struct record *watch_record(const struct sim_member *m) {
     return &m->sim->watch->records[m->id];
 }
 
-/* ---- The truth --------------------------------------------------------------------------------
- */
+/* ---- The truth ------------------------------------------------------------------------------- */
 
 size_t watch_truth_find(const struct sim_watch *w, uint64_t seq) {
     size_t low = 0, high = w->n_truth;
@@ -211,8 +210,7 @@ static void read_on(struct sim_member *m, uint64_t upto) {
     if (r->read_seq > r->claimed_seq) r->claimed_seq = r->read_seq;
 }
 
-/* ---- Terms ------------------------------------------------------------------------------------
- */
+/* ---- Terms ----------------------------------------------------------------------------------- */
 
 static void reserve_term(struct sim *sim, uint64_t term) {
     struct sim_watch *w = sim->watch;
@@ -324,8 +322,7 @@ static void vote_is_given(struct sim_member *m, uint64_t term, uint64_t to) {
     r->promised_vote = saved;
 }
 
-/* ---- What members say -------------------------------------------------------------------------
- */
+/* ---- What members say ------------------------------------------------------------------------ */
 
 static void message_goes_out(struct sim_member *m, const struct peer_msg *msg) {
     struct record *r = watch_record(m);
@@ -529,8 +526,7 @@ void sim_watch_turn(struct sim_member *m) {
     check_leader(m, &s);
 }
 
-/* ---- Liveness ---------------------------------------------------------------------------------
- */
+/* ---- Liveness -------------------------------------------------------------------------------- */
 
 static struct sim_member *find_leader(struct sim *sim) {
     struct sim_member *best = NULL;

@@ -89,8 +89,7 @@ void sim_watch_down(struct sim_member *m) {
     m->leads_term = 0;
 }
 
-/* ---- --sync none: what power may take ---------------------------------------------------------
- */
+/* ---- --sync none: what power may take -------------------------------------------------------- */
 
 bool sim_has_lost(const struct sim *sim) {
     return sim->watch && sim->watch->lost;

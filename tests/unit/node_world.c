@@ -248,8 +248,7 @@ void world_each_record(struct world *w, uint64_t id, void (*fn)(const replog_rec
     wal_reader_close(reader);
 }
 
-/* ---- What clients and their oracle provide in the simulator -----------------------------------
- */
+/* ---- What clients and their oracle provide in the simulator ---------------------------------- */
 
 void sim_service_reply(struct sim *sim, uint64_t id, const struct node_effect *fx) {
     struct world_request *r = world_request(current, fx->token);
