@@ -50,7 +50,8 @@ struct replog_reader {
     uint64_t next_seq;   /* 0: the first there is */
     struct client_backoff backoff;
     uint64_t retry_at_ms;
-    int last_endpoint, damaged;
+    int last_endpoint;
+    uint32_t damaged; /* a bit for each endpoint that has said so since the last chunk */
     struct buffer members;
     replog_status ended; /* OK: not yet */
     replog_error end;
@@ -179,7 +180,8 @@ static bool is_final(replog_reader *r, const struct read_call *call) {
         finish(r, REPLOG_NOT_FOUND, "the end of what was asked for");
         return true;
     case REPLOG_DATA_LOSS:
-        if (r->only < 0 && ++r->damaged < r->client->n_endpoints) return false;
+        r->damaged |= UINT32_C(1) << call->endpoint;
+        if (r->only < 0 && r->damaged != (UINT32_C(1) << r->client->n_endpoints) - 1) return false;
         break;
     case REPLOG_INVALID_ARGUMENT:
     case REPLOG_NOT_FOUND:

@@ -255,7 +255,8 @@ static enum run_result wait_for_more(struct read *r) {
 static enum run_result caught_up(struct read *r) {
     if (r->ask.local || !atomic_load(&r->s->cut_off)) return wait_for_more(r);
     return finish(r, REPLOG_UNAVAILABLE,
-                  "this member knows no leader, and others may have more: go on at another one");
+                  "this member knows no leader, or its cluster is not founded yet; others may have "
+                  "more: go on at another one");
 }
 
 static enum run_result send_more(struct read *r) {

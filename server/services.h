@@ -20,7 +20,8 @@ extern const struct rpc_handlers open_session_handlers, get_handlers, checkpoint
 replog_status reads_start(struct server *s, replog_error *err);
 /* The log's readable end grew, or the node's view changed. Node thread. */
 void reads_wake(struct server *s);
-/* Lets streams that wait close what they hold open; about once a second. */
+/* Lets streams that wait close what they hold open, and leave a member that is cut off; about once
+ * a second. */
 void reads_idle(struct server *s);
 void reads_drain(struct server *s);
 extern const struct rpc_handlers read_handlers;

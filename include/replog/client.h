@@ -137,7 +137,8 @@ typedef struct replog_read_options {
     uint64_t from_seq;         /* 0: the first there is */
     uint64_t to_seq;           /* 0: what is committed now (or no end, with follow) */
     bool follow;               /* wait for more; from a node that is cut off from the others the
-                                  reader moves on after some seconds */
+                                  reader moves on after some seconds,
+                                  to another that the client knows */
     bool markers;              /* every record, markers included */
     const char *only_endpoint; /* read from exactly this node, what it knows; NULL: any node, and
                                   the reader moves on to another when it fails */
@@ -164,8 +165,9 @@ replog_status replog_reader_open(replog_client *client, const replog_read_option
  * in order, whatever node it comes from. NOT_FOUND: the end (bounded reads); DEADLINE_EXCEEDED:
  * nothing new within timeout_ms (0: the client's; the reader stays usable); OUT_OF_RANGE: truncated
  * away (the sentence names the first seq); DATA_LOSS (on every node that was asked); UNAVAILABLE:
- * no node could be reached in time (the reader stays usable). After any other failure the reader
- * has ended. A reader that is not read from holds about 2 MiB and then the node back. */
+ * no node could be reached in time, or none that knows a leader (the reader stays usable). After
+ * any other failure the reader has ended. A reader that is not read from holds about 2 MiB and then
+ * the node back. */
 replog_status replog_reader_next(replog_reader *reader, uint32_t timeout_ms, replog_entry *entry,
                                  replog_error *err);
 void replog_reader_close(replog_reader *reader); /* NULL is ignored */

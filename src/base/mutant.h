@@ -80,9 +80,9 @@
     X(REPEAT_ANSWERED_AT_ONCE,                                                                     \
       "a repeated append gets its answer because it is in the log, committed or not")              \
     /* node/: sessions */                                                                          \
-    X(SESSIONS_AS_APPLIED,                                                                    \
+    X(SESSIONS_AS_APPLIED,                                                                         \
       "after a restart the session table is as of the applied seq, without the blocks above it: "  \
-      "sessions that were opened there are unknown, and retries let in twice")                                                   \
+      "sessions that were opened there are unknown, and retries let in twice")                     \
     X(FORGET_UNAPPLIED_APPENDS,                                                                    \
       "after a restart the session table does not know the appends above the applied seq: a "      \
       "retry of one of those is let in twice")                                                     \

@@ -273,7 +273,8 @@ static void run_truncates(struct log_worker *w) {
     }
 }
 
-/* Once for each reason, until there is room again; and not all the time. */
+/* A reason that is not the one told last, and every five seconds at most; anew when there was room.
+ */
 static void tell_full(struct log_worker *w, const replog_error *why) {
     uint64_t at_ms = now_ms(w);
     if (strcmp(why->text, w->full.text) == 0) return;

@@ -197,7 +197,7 @@ struct node_snapshot {
     unsigned n_held_by;
     uint64_t pending_bytes, tail_bytes, sessions, appends, bytes_appended, elections;
     bool space_low;
-    bool cut_off;      /* knows no leader, for several elections: others may have more */
+    bool cut_off; /* knows no leader, for several elections, or no cluster: others may have more */
     char refused[240]; /* why the others refuse this node; empty: they do not */
 };
 void node_snapshot(const struct node *node, struct node_snapshot *out);

@@ -264,7 +264,8 @@ void reads_answered(struct node *n, const struct node_peer *p, const struct peer
 void reads_known(struct node *n, uint64_t context, bool ok, uint64_t seq, struct node_effects *fx);
 void reads_settle(struct node *n, struct node_effects *fx);
 void reads_tick(struct node *n, struct node_effects *fx);
-/* It has known no leader for several elections: it is cut off, or a majority is down. */
+/* It has known no leader for several elections: it is cut off, or a majority is down; or no cluster
+ * is founded yet. */
 bool reads_cut_off(const struct node *n);
 
 /* ---- checkpoint.c */

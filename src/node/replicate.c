@@ -154,17 +154,15 @@ static void cut(struct node *n, const struct raft_effect *e, struct node_effects
 
 static void committed(struct node *n, uint64_t seq, struct node_effects *fx) {
     size_t done = 0;
-    bool sessions = false;
     while (done < n->n_markers && n->markers[done].last_seq <= seq) {
         const struct log_marker *m = &n->markers[done++];
         if (m->op == REPLOG_OP_CHECKPOINT) n->committed_marker = m->checkpoint;
-        if (m->op == REPLOG_OP_SESSION) sessions = true;
+        if (m->op == REPLOG_OP_SESSION) session_evict(n->sessions, m->last_seq, NULL, NULL);
     }
     if (done) {
         n->n_markers -= done;
         memmove(n->markers, n->markers + done, n->n_markers * sizeof *n->markers);
     }
-    if (sessions) session_evict(n->sessions, seq, NULL, NULL);
     uint64_t still_pending = tail_bytes_above(&n->tail, seq);
     if (still_pending < n->pending_bytes) n->unapplied_bytes += n->pending_bytes - still_pending;
     n->pending_bytes = still_pending;
@@ -183,6 +181,8 @@ static void role_changed(struct node *n, const struct raft_effect *e, struct nod
                  names[e->role], e->leader, tail_end(&n->tail).seq, raft_commit(n->raft));
     }
     if (e->role == RAFT_CANDIDATE && n->role != RAFT_CANDIDATE) n->elections++;
+    if (n->leader && !e->leader)
+        n->leader_known_ms = n->now_ms; /* this node may have stood still */
     n->role = e->role;
     n->leader = e->leader;
     n->publish = true;

@@ -46,7 +46,12 @@ replog_status session_append(struct session_table *t, const struct block_header 
 /* Everything above keep_seq is gone from the log. */
 void session_cut(struct session_table *t, uint64_t keep_seq);
 /* Committed up to `commit_seq`: of the sessions up to there, evicts those beyond the table's bound,
- * the longest unused (by seq) first. Calls fn (may be NULL) with each id that goes. */
+ * the longest unused (by seq) first. One that is used above commit_seq stays. Calls fn (may be
+ * NULL) with each id that goes.
+ *
+ * So the table at the log's tail may keep another one than the table of what is applied, which
+ * knows no use above. Whoever knows a session knows all of it, so nothing is taken twice; the
+ * client of one that a later leader does not know is told so. */
 void session_evict(struct session_table *t, uint64_t commit_seq,
                    void (*fn)(uint64_t session, void *user), void *user);
 

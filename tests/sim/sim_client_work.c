@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "node/session.h"
 #include "sim_client.h"
 #include "sim_rpc.h"
 
@@ -57,7 +56,8 @@ static void check_progress(const struct sim_client *c, uint64_t asked_us, uint64
                            const char *what, replog_status status, const char *text) {
     if (status == REPLOG_OK || !must_succeed(c, asked_us, timeout_ms)) return;
     if (status == REPLOG_RESOURCE_EXHAUSTED && !c->verifies) return; /* too large, too many */
-    if (status == REPLOG_FAILED_PRECONDITION && sim_max_sessions(c->sim) < SESSION_MAX)
+    if (status == REPLOG_FAILED_PRECONDITION && sim_figures(c->sim)->evicted > 0 &&
+        strcmp(what, "append") == 0)
         return; /* others' sessions drove out this one's */
     sim_fail(c->sim, "[progress] all is healed, and client %u cannot %s: %s: %s", c->process.who,
              what, replog_status_name(status), text);
@@ -435,6 +435,8 @@ static replog_status follow_to(struct sim_client *c, replog_reader *reader, stru
             replog_reader_next(reader, (uint32_t)((until_us - now_us + 999) / 1000), &entry, err);
         if (status == REPLOG_OK && !c->process.dead) sim_oracle_read_record(c->sim, read, &entry);
     }
+    bool ended = status && status != REPLOG_DEADLINE_EXCEEDED && status != REPLOG_UNAVAILABLE;
+    if (ended && !c->process.dead) sim_oracle_read_ended(c->sim, read, status, err->text);
     return status;
 }
 
@@ -462,9 +464,11 @@ static void verify_follow(struct sim_client *c) {
 static void verify_truncation(struct sim_client *c, uint64_t upto) {
     uint64_t asked_us = sim_now_us(c->sim);
     uint32_t timeout_ms = sim_client_timeout_ms(c);
-    if (upto == 0 || truncate_one(c, upto, timeout_ms) != REPLOG_OK) return;
+    if (upto == 0) return;
+    replog_status status = truncate_one(c, upto, timeout_ms);
     bool due = must_succeed(c, asked_us, timeout_ms) && sim_n_destroyed(c->sim) == 0 &&
                !sim_has_lost(c->sim);
+    if (due) check_progress(c, asked_us, timeout_ms, "truncate", status, "");
     for (int i = 0; due && i < SURE_MS / 50 && !sim_oracle_is_truncated(c->sim, upto); i++)
         sim_thread_sleep(50000);
     if (due && !sim_oracle_is_truncated(c->sim, upto))

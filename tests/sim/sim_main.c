@@ -261,7 +261,7 @@ static int run_many(const struct sim_options *options, uint64_t from, uint64_t t
     printf("%" PRIu64 " seeds passed, %" PRIu64 " failed; %" PRIu64 " virtual s, %" PRIu64
            " events, %" PRIu64 " appends acknowledged, %" PRIu64 " unknown, %" PRIu64
            " reads, %" PRIu64 " gets, %" PRIu64 " truncations, %" PRIu64 " leaders, %" PRIu64
-           " sessions evicted; %.1f s, %.1f seeds a second\nfaults: ",
+           " appends of evicted sessions refused; %.1f s, %.1f seeds a second\nfaults: ",
            t.runs, t.failed, t.virtual_us / 1000000, t.figures.events, t.figures.appends_acked,
            t.figures.appends_unknown, t.figures.reads, t.figures.gets, t.figures.truncations,
            t.figures.leaders, t.figures.evicted, s, (double)(t.runs + t.failed) / s);
