@@ -19,7 +19,7 @@ const char help_read[] =
     "      --node      from exactly the endpoint given (one), what it knows to be committed, "
     "without\n"
     "                  asking the leader\n"
-    "      --timeout MS  how long to wait for a node\n";
+    "      --timeout MS  how long to wait for a node (--follow waits until there is one)\n";
 
 const char help_get[] =
     "usage: replog get KEY [--stale]\n"
@@ -32,6 +32,7 @@ const char help_get[] =
 enum {
     FOLLOW_FLUSH_MS = 1,  /* so long nothing came: what was printed goes out */
     FOLLOW_POLL_MS = 500, /* so often a follower looks whether it was interrupted */
+    FOLLOW_TELL_AFTER = 6 /* such waits: then no node with a leader is worth a word */
 };
 
 static int read_records(struct cli *cli, const replog_read_options *o) {
@@ -43,7 +44,8 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
     struct buffer line = {0};
     struct progress progress;
     uint64_t records = 0;
-    bool printed = true, unflushed = false;
+    bool printed = true, unflushed = false, told = false;
+    unsigned quiet = 0; /* waits without a record */
     progress_start(&progress);
     if (isatty(STDOUT_FILENO)) progress.on = false; /* the records are the progress */
     while (printed && !cli_interrupted()) {
@@ -53,6 +55,10 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
         if (o->follow && (status == REPLOG_DEADLINE_EXCEEDED || status == REPLOG_UNAVAILABLE)) {
             if (unflushed) printed = fflush(stdout) == 0;
             unflushed = false;
+            if (++quiet >= FOLLOW_TELL_AFTER && status == REPLOG_UNAVAILABLE && !told) {
+                fprintf(stderr, "replog: waiting: %s\n", err.text);
+                told = true;
+            }
             continue;
         }
         if (status) break;
@@ -60,6 +66,8 @@ static int read_records(struct cli *cli, const replog_read_options *o) {
         cli_entry(&line, &entry, cli->json);
         printed = cli_print(&line);
         unflushed = true;
+        told = false;
+        quiet = 0;
         records++;
         if (progress_due(&progress)) {
             progress_line("%" PRIu64 " records, seq %" PRIu64, records, entry.seq);

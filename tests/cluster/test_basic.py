@@ -156,6 +156,32 @@ def test_bounded_reads_and_following(t):
     reader.wait(60)
 
 
+def test_who_follows_with_the_command_is_told_that_no_leader_is_known(t):
+    c = t.cluster(3)
+    c.append("a", "1")
+    leader = c.leader()
+    out, err = os.path.join(t.dir, "follow.out"), os.path.join(t.dir, "follow.err")
+    with open(out, "wb") as o, open(err, "wb") as e:
+        reader = spawn([t.replog, "-e", leader.address, "--json", "read", "--follow"], stdout=o,
+                       stderr=e)
+
+    def said(path):
+        with open(path) as f:
+            return f.read()
+
+    wait(lambda: '"a"' in said(out), 10, "what is there")
+    for node in c.others(leader):
+        node.pause()
+    wait(lambda: "waiting: " in said(err) and "knows no leader" in said(err), 30, "a word of why")
+    for node in c.others(leader):
+        node.resume()
+    c.append("b", "2")
+    wait(lambda: '"b"' in said(out), 10, "it goes on")
+    equal(said(err).count("waiting: "), 1, f"said once: {said(err)}")
+    reader.kill()
+    reader.wait()
+
+
 def test_an_empty_log_has_first_1_and_status_answers_without_a_leader(t):
     c = t.cluster(3, start=False)
     c[1].start()

@@ -14,7 +14,7 @@ PREVOTE, VOTE, APPEND, APPEND_REPLY = 1, 3, 5, 6
 LIE = "a lie"
 
 
-channels = {}
+channels = {}  # of this process, which runs one test
 
 
 def channel_to(node):
@@ -33,9 +33,9 @@ class Member:
         self.pb = pb(t)
         self.messages = queue.Queue()
         self.say(hello=hello)
-        exchange = channel_to(node).stream_stream("/replog.v1.Peer/Exchange",
-                                              self.pb.PeerMessage.SerializeToString,
-                                              self.pb.PeerAck.FromString)
+        exchange = channel_to(node).stream_stream(
+            "/replog.v1.Peer/Exchange", self.pb.PeerMessage.SerializeToString,
+            self.pb.PeerAck.FromString)
         self.call = exchange(iter(self.messages.get, None))
 
     def say(self, **fields):

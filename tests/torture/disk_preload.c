@@ -94,10 +94,12 @@ static void wait_a_little(void) {
 
 static int sync_with(int (*sync)(int), int fd) {
     if (lies) return 0;
-    if (times && atomic_fetch_add(&under_way, 1) == 0) times[SYNC_BEGAN] = now_us();
+    uint64_t began_us = now_us(); /* before it counts: another's end may come in between */
+    if (times && atomic_fetch_add(&under_way, 1) == 0) times[SYNC_BEGAN] = began_us;
     wait_a_little();
     int rv = sync(fd);
-    if (times && atomic_fetch_sub(&under_way, 1) == 1) times[SYNC_ENDED] = now_us();
+    uint64_t ended_us = now_us(); /* so too: another may begin */
+    if (times && atomic_fetch_sub(&under_way, 1) == 1) times[SYNC_ENDED] = ended_us;
     return rv;
 }
 

@@ -198,8 +198,7 @@ def sweep(t, path, plans, n):
             if script.fault.get("hits"):
                 hit += 1
                 break
-            counts[ops] = min(counts[ops], seen)
-            at = rng.randint(1, counts[ops])
+            at = rng.randint(1, max(1, min(counts[ops], seen)))  # this life was shorter
 
     for plan in plans:
         ops = plan[1]
@@ -207,8 +206,7 @@ def sweep(t, path, plans, n):
             counts[ops] = script.run("without a fault", path, ops, 0, 0)
             check(counts[ops] > 4, f"only {counts[ops]} calls are counted on {path}")
         for at in faults.sample(rng, counts[ops], n):
-            if at <= counts[ops]:
-                once(*plan, at)
+            once(*plan, at)
     while t.time_left() > 0:
         plan = rng.choice(plans)
         once(*plan, rng.randint(1, counts[plan[1]]))
@@ -392,7 +390,8 @@ def inject(t, c, loads, expression, outcome):
         loads.wait_acknowledged(60)
         check(node.alive() or ended(), f"{what}: it ended: {node.log()[-400:]}")
         wait(takes_part, 30, f"{what}: it takes part")
-        faults.kill(node, what)
+        had_ended = faults.kill(node, what)
+        check(not had_ended or outcome == "may end", f"{what}: it ended: {node.last_word()}")
     else:
         wait(lambda: not node.alive(), 30, f"{what}: its end")
         loads.wait_acknowledged(60)
