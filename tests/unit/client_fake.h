@@ -48,7 +48,8 @@ static struct fake {
     struct rpc_call *held; /* the last append that met silence, with a reference */
     int all_away;          /* so many ACK ALL: in the log, "committed, not on 3" */
     int break_after;       /* records, then a Read stream breaks; 0: never */
-    replog_status read_status; /* what Read streams of node 1 end with, at once; OK: none */
+    replog_status read_status;       /* what Read streams of node 1 end with, at once; OK: none */
+    replog_status other_read_status; /* and those of the others */
     uint64_t streams, opened, refused, reads; /* counts */
 } fake;
 
@@ -338,8 +339,9 @@ static void fake_on_read(struct rpc_call *call, const uint8_t *bytes, size_t siz
     bool first_node = fake_state(call)->node == 0;
     uint64_t from = q->from_seq ? q->from_seq : 1, to = q->to_seq ? q->to_seq : 1000;
     uint64_t limit = fake.break_after ? from + (uint64_t)fake.break_after : UINT64_MAX;
-    if (first_node && fake.read_status) {
-        rpc_finish(call, fake.read_status, "below the first seq, which is 12");
+    replog_status ends = first_node ? fake.read_status : fake.other_read_status;
+    if (ends) {
+        rpc_finish(call, ends, "below the first seq, which is 12");
     } else {
         /* one record again that the reader has, as a whole batch may bring it */
         if (from > 1) from--;
@@ -399,7 +401,7 @@ static void fake_reset(void) {
     if (fake.held) rpc_call_unref(fake.held);
     fake.held = NULL;
     fake.move_after = fake.full = fake.unavailable = fake.all_away = fake.break_after = 0;
-    fake.read_status = REPLOG_OK;
+    fake.read_status = fake.other_read_status = REPLOG_OK;
     fake.streams = fake.opened = fake.refused = fake.reads = 0;
     fake_unlock();
 }

@@ -93,6 +93,36 @@ static void test_follow(void **state) {
     replog_reader_close(r);
 }
 
+/* A node that is cut off says so; the other one has more. */
+static void test_follow_elsewhere(void **state) {
+    (void)state;
+    replog_entry e;
+    fake.read_status = REPLOG_UNAVAILABLE;
+    for (int i = 0; i < 3; i++) {
+        replog_reader *r = open_reader((replog_read_options){.follow = true, .from_seq = 991});
+        assert_int_equal(replog_reader_next(r, 0, &e, NULL), REPLOG_OK);
+        assert_int_equal(e.seq, 991);
+        replog_reader_close(r);
+    }
+}
+
+/* Damage is the end when every node has said so, not one of them again and again. */
+static void test_damage_everywhere(void **state) {
+    (void)state;
+    replog_error err;
+    replog_entry e;
+    fake.read_status = REPLOG_DATA_LOSS;
+    fake.other_read_status = REPLOG_UNAVAILABLE;
+    replog_reader *r = open_reader((replog_read_options){.follow = true});
+    for (int i = 0; i < 6; i++) {
+        replog_status st = replog_reader_next(r, 100, &e, &err);
+        assert_true(st == REPLOG_UNAVAILABLE || st == REPLOG_DEADLINE_EXCEEDED);
+    }
+    fake.other_read_status = REPLOG_DATA_LOSS;
+    assert_int_equal(replog_reader_next(r, 60000, &e, &err), REPLOG_DATA_LOSS);
+    replog_reader_close(r);
+}
+
 static void test_refused(void **state) {
     (void)state;
     replog_reader *r = NULL;
@@ -210,6 +240,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(test_ranges, before_each, after_each),
         cmocka_unit_test_setup_teardown(test_breaks, before_each, after_each),
         cmocka_unit_test_setup_teardown(test_follow, before_each, after_each),
+        cmocka_unit_test_setup_teardown(test_follow_elsewhere, before_each, after_each),
+        cmocka_unit_test_setup_teardown(test_damage_everywhere, before_each, after_each),
         cmocka_unit_test_setup_teardown(test_refused, before_each, after_each),
         cmocka_unit_test_setup_teardown(test_close_early, before_each, after_each),
         cmocka_unit_test_setup_teardown(test_unary, before_each, after_each),
