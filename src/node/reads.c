@@ -1,7 +1,10 @@
 /* reads.c: read indexes (thesis, 6.4). The leader confirms that it still leads, by a round of
  * heartbeats, and takes its commit; a follower asks the leader. The caller is answered when the
  * commit here (and, if it wants, the store) has reached the index. The same proof stands before a
- * refusal that a later leader could contradict. */
+ * refusal that a later leader could contradict.
+ *
+ * A sentence from here speaks of one request only. "Nothing was appended" is the client library's
+ * to say: it knows of the attempts before. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -63,7 +66,7 @@ void reads_refuse(struct node *n, const struct node_event *event, const struct r
     struct read_wait *r = add(n);
     if (!r) {
         fx_fail(n, fx, event->token, REPLOG_UNAVAILABLE,
-                "too many requests wait for a proof that this node leads; nothing was appended, "
+                "too many requests wait for a proof that this node leads; this one was not taken, "
                 "retry with the same sequence");
         return;
     }
@@ -183,8 +186,8 @@ void reads_tick(struct node *n, struct node_effects *fx) {
         if (r->deadline_ms <= n->now_ms) {
             fx_fail(n, fx, r->token, REPLOG_DEADLINE_EXCEEDED, "%s",
                     r->refusal.verdict != SESSION_ADMIT
-                        ? "this node could not make sure in time that it still leads; nothing was "
-                          "appended, retry with the same sequence"
+                        ? "this node could not make sure in time that it still leads; the "
+                          "request was not taken, retry with the same sequence"
                     : r->known  ? "this node did not catch up in time"
                     : n->leader ? "the leader did not confirm the read in time"
                                 : "no leader is known");
