@@ -462,13 +462,12 @@ void sim_oracle_node_acked(struct sim *sim, uint64_t id, enum node_ack ack,
  * that, has not looked whether a later leader opened it (seed 2087337554). */
 void sim_oracle_node_refused(struct sim *sim, uint64_t id, uint64_t session, const char *text) {
     struct oracle *o = oracle_of(sim);
-    if (!strstr(text, " is unknown") || !find_session(o, session) ||
-        sim_sync_mode(sim) == SIM_SYNC_NONE)
-        return;
+    if (!strstr(text, " is unknown")) return;
     if (o->n_sessions > sim_max_sessions(sim)) {
         sim_figures(sim)->evicted++;
         return;
     }
+    if (!find_session(o, session) || sim_sync_mode(sim) == SIM_SYNC_NONE) return;
     sim_fail(sim,
              "[session] node %" PRIu64 " says that it does not know session %" PRIu64
              ", which the log opened, with %zu sessions in all",
