@@ -229,7 +229,8 @@ class ClusterTorture:
         self.oracle = Oracle(size, durable_on=sync != "none", sessions_stay=sync != "none")
         self.loads = Loads(t, self.cluster, self.oracle, acks)
         self.cuts, self.moments = 0, {}
-        self.lately = []  # --sync none: (when a cut began, from when on it may cost what was told)
+        # --sync none: when a cut began, when all were killed, from when on it may cost what was told
+        self.lately = []
         self.left_out = []  # members that take no part any more
         self.cut_members = 0
         self.slow_us, self.oldest_loss = {}, (0, 0)
@@ -301,6 +302,7 @@ class ClusterTorture:
         for node in victims:  # all of them end before the first disk is cut
             if node.alive():
                 node.signal(signal.SIGKILL)
+        killed_us = now_us()  # on a machine that stood still meanwhile, later than cut_us
         for disk, on_it in nodes.items():
             for node in on_it:
                 write_some(self.rng, os.path.join(node.dir, "wal"))
@@ -310,7 +312,8 @@ class ClusterTorture:
         for disk in nodes:
             disk.remount()
         if self.sync == "none":
-            self.lately.append((cut_us, min(self.durable_us(node, cut_us) for node in victims)))
+            durable_us = min(self.durable_us(node, cut_us) for node in victims)
+            self.lately.append((cut_us, killed_us, durable_us))
 
     def durable_us(self, node, cut_us):
         """--sync none: what a member wrote before this was durable at the cut. How long a sync takes
@@ -419,8 +422,8 @@ class ClusterTorture:
         """--sync none: a cut of a majority costs what was acknowledged last."""
         # An answer that was on its way when the node died is written down a little after the cut.
         near = [(cut_us - unit.told.at_us, unit.told.at_us - durable_us)
-                for cut_us, durable_us in self.lately
-                if unit.sent_us < cut_us and unit.told.at_us < cut_us + 5000000]
+                for cut_us, killed_us, durable_us in self.lately
+                if unit.sent_us < killed_us and unit.told.at_us < killed_us + 5000000]
         if not near:
             return False
         self.oldest_loss = max(self.oldest_loss, min(near, key=lambda n: abs(n[0])))
