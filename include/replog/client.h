@@ -136,9 +136,8 @@ replog_status replog_get(replog_client *client, const void *key, size_t key_byte
 typedef struct replog_read_options {
     uint64_t from_seq;         /* 0: the first there is */
     uint64_t to_seq;           /* 0: what is committed now (or no end, with follow) */
-    bool follow;               /* wait for more; from a node that is cut off from the others the
-                                  reader moves on after some seconds,
-                                  to another that the client knows */
+    bool follow;               /* wait for more; from a node that is cut off the reader moves on
+                                  after some seconds, to another that the client knows */
     bool markers;              /* every record, markers included */
     const char *only_endpoint; /* read from exactly this node, what it knows; NULL: any node, and
                                   the reader moves on to another when it fails */

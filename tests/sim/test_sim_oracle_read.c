@@ -274,8 +274,8 @@ static void store_write(uint32_t append, uint32_t index, uint64_t seq, uint64_t 
     assert_int_equal(world.store[1]->ops->write(world.store[1], &op, 1, applied, &err), REPLOG_OK);
 }
 
-static void logs_and_stores_agree(void **state) {
-    (void)state;
+/* A node that holds a session and an append in it, 2 to 4. */
+static uint32_t open_node_1_with_an_append(void) {
     open_node_1();
     uint64_t s = commit_marker(REPLOG_OP_SESSION);
     keep_in_wal();
@@ -284,6 +284,12 @@ static void logs_and_stores_agree(void **state) {
     keep_in_wal();
     told(a, 2, 4);
     world.commit_seq = 4;
+    return a;
+}
+
+static void logs_and_stores_agree(void **state) {
+    (void)state;
+    uint32_t a = open_node_1_with_an_append();
     MUST_PASS(store_write(a, 1, 3, 4); sim_oracle_finish(&world));
     MUST_FAIL("the store of node 1 has key 0 of seq 2", store_write(a, 0, 2, 4);
               sim_oracle_finish(&world));
@@ -300,14 +306,7 @@ static void logs_and_stores_agree(void **state) {
 
 static void a_key_is_missing(void **state) {
     (void)state;
-    open_node_1();
-    uint64_t s = commit_marker(REPLOG_OP_SESSION);
-    keep_in_wal();
-    uint32_t a = begin(REPLOG_ACK_QUORUM);
-    commit(a, s, 1, TRUTH);
-    keep_in_wal();
-    told(a, 2, 4);
-    world.commit_seq = 4;
+    (void)open_node_1_with_an_append();
     replog_error err;
     assert_int_equal(world.store[1]->ops->write(world.store[1], NULL, 0, 4, &err), REPLOG_OK);
     MUST_FAIL("has 0 keys of 1", sim_oracle_finish(&world));

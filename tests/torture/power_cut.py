@@ -124,7 +124,7 @@ class Syncs:
         with open(path, "rb") as f:
             began_us, ended_us, awake_us, overslept_us = struct.unpack("QQQQ", f.read(32))
         self.began_us = float("inf")
-        if began_us >= ended_us or ended_us >= cut_us:
+        if began_us and (began_us >= ended_us or ended_us >= cut_us):
             self.began_us = began_us
         self.stood_still_us = max(overslept_us, cut_us - awake_us, 0)
 
