@@ -20,28 +20,37 @@ static size_t pending_bytes(const struct rpc_call *call) {
     return call->pending_size - call->pending_at;
 }
 
-static void account(struct rpc_call *call, size_t more, size_t less) {
+/* Takes `more` bytes out of the budgets, or nothing. Other threads take for their connections at
+ * the same time, so that the check and the taking of the common one are a single step; that of the
+ * connection belongs to this thread. */
+static bool budget_take(struct rpc_call *call, size_t more) {
     struct rpc_conn *conn = call->conn;
+    const struct rpc_conn_limits *limits = &conn->limits;
+    uint64_t conn_bytes = atomic_load(&conn->buffered) + more;
+    if (conn_bytes > limits->max_bytes) return false;
+    if (limits->total && conn_bytes <= CONNECTION_RESERVE_BYTES) {
+        atomic_fetch_add(limits->total, more);
+    } else if (limits->total) {
+        uint64_t total = atomic_load(limits->total);
+        do {
+            if (total + more > limits->max_total) return false;
+        } while (!atomic_compare_exchange_weak(limits->total, &total, total + more));
+    }
     atomic_fetch_add(&conn->buffered, more);
+    return true;
+}
+
+static void budget_give_back(struct rpc_call *call, size_t less) {
+    struct rpc_conn *conn = call->conn;
     atomic_fetch_sub(&conn->buffered, less);
-    if (!conn->limits.total) return;
-    atomic_fetch_add(conn->limits.total, more);
-    atomic_fetch_sub(conn->limits.total, less);
+    if (conn->limits.total) atomic_fetch_sub(conn->limits.total, less);
 }
 
 void input_drop(struct rpc_call *call) {
-    account(call, 0, call->pending_capacity);
+    budget_give_back(call, call->pending_capacity);
     free(call->pending);
     call->pending = NULL;
     call->pending_at = call->pending_size = call->pending_capacity = 0;
-}
-
-static bool within_budget(struct rpc_call *call, size_t more) {
-    const struct rpc_conn_limits *limits = &call->conn->limits;
-    uint64_t conn_bytes = atomic_load(&call->conn->buffered) + more;
-    if (conn_bytes > limits->max_bytes) return false;
-    if (!limits->total || conn_bytes <= CONNECTION_RESERVE_BYTES) return true;
-    return atomic_load(limits->total) + more <= limits->max_total;
 }
 
 static void compact(struct rpc_call *call) {
@@ -59,12 +68,14 @@ static replog_status append(struct rpc_call *call, const uint8_t *data, size_t n
         size_t capacity = call->pending_capacity ? call->pending_capacity : PENDING_FIRST_BYTES;
         while (capacity < need) capacity *= 2;
         size_t more = capacity - call->pending_capacity;
-        if (!within_budget(call, more)) return REPLOG_RESOURCE_EXHAUSTED;
+        if (!budget_take(call, more)) return REPLOG_RESOURCE_EXHAUSTED;
         uint8_t *bytes = realloc(call->pending, capacity);
-        if (!bytes) return REPLOG_UNAVAILABLE;
+        if (!bytes) {
+            budget_give_back(call, more);
+            return REPLOG_UNAVAILABLE;
+        }
         call->pending = bytes;
         call->pending_capacity = capacity;
-        account(call, more, 0);
     }
     memcpy(call->pending + call->pending_size, data, n);
     call->pending_size += n;

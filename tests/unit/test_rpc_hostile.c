@@ -3,9 +3,12 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -348,37 +351,56 @@ static void test_empty_messages(void **state) {
     assert_true(resident_bytes() < before + GROWTH_BYTES);
 }
 
-/* Messages begun and never ended, on many streams of several connections. */
+/* Messages begun and never ended, on many streams of several connections at once: the budget of
+ * all is kept however their threads interleave. */
+enum { HALF_CONNECTIONS = 6, HALF_STREAMS = 60, HALF_FRAMES = 40 };
+struct half_sender {
+    pthread_t thread;
+    int fd;
+    _Atomic bool done;
+};
+
+static void *send_halves(void *arg) {
+    struct half_sender *sender = arg;
+    static const uint8_t zeros[16000];
+    struct bytes b = {.size = 0};
+    put_preface(&b);
+    for (uint32_t s = 0; s < HALF_STREAMS; s++) {
+        put_request(&b, 2 * s + 1, "/replog.v1.Log/Append", END_HEADERS);
+        put_frame(&b, DATA, 0, 2 * s + 1, "\0\0\x3f\0\0", 5);
+    }
+    bool open = send_all(sender->fd, b.data, b.size);
+    for (uint32_t i = 0; open && i < HALF_STREAMS * HALF_FRAMES; i++) {
+        b.size = 0;
+        put_frame(&b, DATA, 0, 2 * (i % HALF_STREAMS) + 1, zeros, sizeof zeros);
+        open = send_all(sender->fd, b.data, b.size);
+    }
+    atomic_store(&sender->done, true);
+    return NULL;
+}
+
 static void test_half_messages(void **state) {
     (void)state;
-    enum { CONNECTIONS = 4, STREAMS = 60, FRAMES = 40 };
     uint64_t before = resident_bytes();
-    int fds[CONNECTIONS];
-    static uint8_t zeros[16000];
-    struct rpc_stats stats = {0};
-    uint64_t most = 0;
-    for (int c = 0; c < CONNECTIONS; c++) {
-        fds[c] = dial();
-        once.size = 0;
-        put_preface(&once);
-        for (uint32_t s = 0; s < STREAMS; s++) {
-            put_request(&once, 2 * s + 1, "/replog.v1.Log/Append", END_HEADERS);
-            put_frame(&once, DATA, 0, 2 * s + 1, "\0\0\x3f\0\0", 5);
-        }
-        bool open = send_all(fds[c], once.data, once.size);
-        for (uint32_t i = 0; open && i < STREAMS * FRAMES; i++) {
-            once.size = 0;
-            put_frame(&once, DATA, 0, 2 * (i % STREAMS) + 1, zeros, sizeof zeros);
-            open = send_all(fds[c], once.data, once.size);
-            rpc_server_stats(server, &stats);
-            if (stats.buffered_bytes > most) most = stats.buffered_bytes;
-        }
-        assert_true(healthy());
+    struct half_sender senders[HALF_CONNECTIONS] = {0};
+    for (int c = 0; c < HALF_CONNECTIONS; c++) {
+        senders[c].fd = dial();
+        assert_int_equal(pthread_create(&senders[c].thread, NULL, send_halves, &senders[c]), 0);
     }
+    uint64_t most = 0;
+    for (int c = 0; c < HALF_CONNECTIONS;) {
+        struct rpc_stats stats;
+        rpc_server_stats(server, &stats);
+        if (stats.buffered_bytes > most) most = stats.buffered_bytes;
+        if (atomic_load(&senders[c].done)) c++;
+        sched_yield();
+    }
+    for (int c = 0; c < HALF_CONNECTIONS; c++) pthread_join(senders[c].thread, NULL);
+    assert_true(healthy());
     assert_true(most > 1024 * 1024);
-    assert_true(most <= 32u * 1024 * 1024 + CONNECTIONS * 65536);
+    assert_true(most <= 32u * 1024 * 1024 + HALF_CONNECTIONS * 65536);
     assert_true(resident_bytes() < before + GROWTH_BYTES);
-    for (int c = 0; c < CONNECTIONS; c++) close(fds[c]);
+    for (int c = 0; c < HALF_CONNECTIONS; c++) close(senders[c].fd);
 }
 
 /* The prefix announces 4 GiB: refused at once, with a sentence. */
