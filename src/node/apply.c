@@ -13,7 +13,13 @@
 
 #define SESSION_PREFIX   "session/"
 #define CHECKPOINT_ENTRY "checkpoint"
-enum { SESSION_PREFIX_BYTES = 8, SESSION_KEY_BYTES = 16, MAX_TOUCHED = 256, BATCH_BYTES = 1 << 20 };
+enum {
+    SESSION_PREFIX_BYTES = 8,
+    SESSION_KEY_BYTES = 16,
+    MAX_TOUCHED = 256,
+    BATCH_BYTES = 1 << 20,
+    READER_TRIES = 10
+};
 
 struct applier {
     struct wal *wal;
@@ -264,7 +270,9 @@ static void close_reader(struct applier *a) {
     a->reader = NULL;
 }
 
-/* The block with that first seq: from memory, or from the log. *bytes hold until the next call. */
+/* The block with that first seq: from memory, or from the log. *bytes hold until the next call. The
+ * tail may be cut under the reader (twice, and it is turned away wherever it stands); what is to be
+ * applied is committed, and stays: a new reader has it. */
 static replog_status next_block(struct applier *a, uint64_t seq, uint64_t upto,
                                 struct block_header *h, const uint8_t **bytes, replog_error *err) {
     if (next_given(a, seq, h, bytes)) {
@@ -272,9 +280,12 @@ static replog_status next_block(struct applier *a, uint64_t seq, uint64_t upto,
         return REPLOG_OK;
     }
     if (a->reader && a->reader_seq != seq) close_reader(a);
-    replog_status status = REPLOG_OK;
-    if (!a->reader) status = wal_reader_open(a->wal, seq, &a->reader, err);
-    if (status == REPLOG_OK) status = wal_reader_next(a->reader, upto, h, bytes, err);
+    replog_status status = REPLOG_ABORTED;
+    for (int tries = 0; tries < READER_TRIES && status == REPLOG_ABORTED; tries++) {
+        if (tries > 0) close_reader(a);
+        status = a->reader ? REPLOG_OK : wal_reader_open(a->wal, seq, &a->reader, err);
+        if (status == REPLOG_OK) status = wal_reader_next(a->reader, upto, h, bytes, err);
+    }
     if (status == REPLOG_OK) a->read_bytes += h->length;
     a->reader_seq = status == REPLOG_OK ? block_last_seq(h) + 1 : seq;
     return status;

@@ -124,12 +124,34 @@ static void what_is_applied_is_flushed_at_once(void **state) {
     assert_int_equal(apply_worker_run(&f->worker, 5, false), APPLY_WORKER_IDLE);
 }
 
+/* A reader that looks away while the tail is cut twice is turned away, wherever it stands. What is
+ * committed was not cut: the worker reads it with a new one. */
+static void cuts_above_what_is_committed_do_not_end_it(void **state) {
+    struct fixture *f = *state;
+    struct world *w = f->world;
+    for (uint64_t committed = 5; committed <= 8; committed++) {
+        while (apply_worker_run(&f->worker, committed, false) == APPLY_WORKER_AGAIN) continue;
+        assert_int_equal(f->applied_seq, committed);
+        for (uint64_t term = 2 * committed; term < 2 * committed + 2; term++) {
+            world_ok(w, wal_cut(w->wal, world_pos(w, N_BLOCKS - committed).seq, &w->err));
+            world_forget(w, N_BLOCKS - committed);
+            world_ok(w, world_append(w, term, 1, 100));
+            world_ok(w, world_sync(w));
+        }
+    }
+    uint64_t tail_seq = wal_tail(w->wal).seq;
+    while (apply_worker_run(&f->worker, tail_seq, false) == APPLY_WORKER_AGAIN) continue;
+    assert_int_equal(f->applied_seq, tail_seq);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_store_that_lags_is_flushed, setup, teardown),
         cmocka_unit_test_setup_teardown(on_a_full_disk_the_store_goes_on_between_two_tries, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(what_is_applied_is_flushed_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(cuts_above_what_is_committed_do_not_end_it, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
