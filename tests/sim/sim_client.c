@@ -15,8 +15,7 @@ enum {
     LOOK_US = 5000,       /* how often a main thread looks whether its tasks have ended */
     DEAD_US = 2000000000, /* so far the clock of a killed process jumps: all its waits end */
     FINAL_TIMEOUT_MS = 10000,
-    APPEND_BYTES = 20000, /* of the largest, but for those near the limits */
-    LAST_MS = 800         /* between the end of the last call and that of the run */
+    APPEND_BYTES = 20000 /* of the largest, but for those near the limits */
 };
 
 static struct {
@@ -77,7 +76,7 @@ bool sim_client_goes_on(const struct sim_client *c) {
 
 uint32_t sim_client_timeout_ms(const struct sim_client *c) {
     uint64_t left_ms = (sim_end_us(c->sim) - sim_now_us(c->sim)) / 1000;
-    uint64_t most_ms = left_ms > 2 * LAST_MS ? left_ms - LAST_MS : LAST_MS;
+    uint64_t most_ms = left_ms > 2 * SIM_LAST_MS ? left_ms - SIM_LAST_MS : SIM_LAST_MS;
     uint32_t timeout_ms = c->style.options.timeout_ms;
     return timeout_ms < most_ms ? timeout_ms : (uint32_t)most_ms;
 }

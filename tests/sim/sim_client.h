@@ -9,6 +9,8 @@
 #include "sim_client_thread.h"
 #include "sim_oracle.h"
 
+enum { SIM_LAST_MS = 800 }; /* between the end of the last call and that of the run */
+
 /* How a life is lived; drawn when it begins. */
 struct sim_style {
     replog_client_options options;
