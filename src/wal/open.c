@@ -1,10 +1,12 @@
 /* Opening a log. First everything is read and judged, and nothing is changed; a refusal leaves the
  * directory as it was. Then, unless read_only:
- *   1. the manifest with the next epoch (this also makes all directory entries durable),
- *   2. term and vote again (vote.h says why),
- *   3. files that a cut or a truncation had dropped go, highest first,
- *   4. seals that were damaged are written again,
- *   5. what no mark proves durable is written again, byte for byte, and synced: after a failed
+ *   1. the directory is synced: a process that ended before it synced a segment's new name left
+ *      that to us, and the manifest is about to name the last segment,
+ *   2. the manifest with the next epoch,
+ *   3. term and vote again (vote.h says why),
+ *   4. files that a cut or a truncation had dropped go, highest first,
+ *   5. seals that were damaged are written again,
+ *   6. what no mark proves durable is written again, byte for byte, and synced: after a failed
  *      fdatasync the page cache may hold what the disk never took. A mark
  *      follows if there is a block above the last one.
  *
@@ -528,7 +530,8 @@ static replog_status make_changes(struct opening *o, replog_error *err) {
     if (wal->n_segments) manifest.last_segment = wal->segments[wal->n_segments - 1]->header.number;
     wal->next_number = o->n ? o->candidates[o->n - 1].number + 1 : 1;
     if (wal->next_number <= manifest.cut.segment) wal->next_number = manifest.cut.segment + 1;
-    replog_status status = manifest_store(wal->disk, wal->dir, &manifest, &renamed, err);
+    replog_status status = wal->disk->sync_dir(wal->disk->ctx, wal->dir, err);
+    if (!status) status = manifest_store(wal->disk, wal->dir, &manifest, &renamed, err);
     if (status) return status;
     wal->manifest = manifest;
     status = vote_save(&wal->vote, wal->vote.vote, err);

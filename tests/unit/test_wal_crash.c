@@ -1,8 +1,8 @@
-/* The crash test: a scripted life of a log on the disk in memory, with the power cut at every
- * single disk call of it, and every way in which unsynced writes and names can be lost. After each
- * crash the log must open, hold every block that was acknowledged as durable, byte for byte and as
- * one chain, show no part of a block, bring nothing back that was truncated or cut off, lose
- * nothing in a second crash right after opening, and go on working.
+/* The crash test: a scripted life of a log on the disk in memory, with the power cut, or the
+ * process ended, at every single disk call of it, and every way in which unsynced writes and names
+ * can be lost. After each crash the log must open, hold every block that was acknowledged as
+ * durable, byte for byte and as one chain, show no part of a block, bring nothing back that was
+ * truncated or cut off, lose nothing in a second crash right after opening, and go on working.
  *
  * The script runs against a model: the blocks that were ever handed to the log and not cut off
  * again, and between which bounds the log's ends may lie while an operation is under way. */
@@ -435,6 +435,29 @@ static void power_cut_again_during_recovery(void **state) {
     }
 }
 
+/* The process alone ends at a disk call, so that the next opening sees what it left undurable, and
+ * the power goes during that. */
+static void killed_at_every_call_and_power_cut_in_the_opening(void **state) {
+    (void)state;
+    uint64_t calls = count_calls();
+    for (uint64_t k = 1; k <= calls; k++) {
+        bool opened = false;
+        for (uint64_t j = 1 + k % 2; !opened; j += 2) { /* every one would take long */
+            struct world w = {.k = k, .j = j, .loss = DISK_LOSE_RANDOM, .seed = 1000 * k + j};
+            world_begin(&w);
+            disk_mem_cut_at(w.mem, k);
+            expect(&w, !run_script(&w));
+            close_log(&w);
+            disk_mem_cut_at(w.mem, disk_mem_calls(w.mem) + j);
+            opened = open_log(&w) == REPLOG_OK;
+            crash(&w, w.loss, w.seed);
+            expect(&w, open_log(&w) == REPLOG_OK);
+            check_survivor(&w);
+            world_end(&w);
+        }
+    }
+}
+
 /* A failed fsync, then no crash but a new opening: what the page cache serves may be on no device.
  * The log must be broken, and what it shows after opening must survive a crash. */
 static void a_failed_sync_before_every_step(void **state) {
@@ -496,6 +519,7 @@ int main(void) {
         cmocka_unit_test(the_script_does_what_it_should),
         cmocka_unit_test(power_cut_at_every_call),
         cmocka_unit_test(power_cut_again_during_recovery),
+        cmocka_unit_test(killed_at_every_call_and_power_cut_in_the_opening),
         cmocka_unit_test(a_failed_sync_before_every_step),
         cmocka_unit_test(a_full_disk_at_every_step),
     };
