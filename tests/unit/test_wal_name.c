@@ -46,17 +46,18 @@ static struct world *before_a_new_segment(bool rolls) {
 static bool end_and_cut(bool rolls, uint64_t end, uint64_t cut, uint64_t seed, bool *opened) {
     struct world *w = before_a_new_segment(rolls);
     disk_mem_cut_at(w->mem, disk_mem_calls(w->mem) + end);
-    bool done = world_append(w, 1, 1, 50000) == REPLOG_OK;
+    bool done = world_append(w, 1, 1, rolls ? 50000 : 100) == REPLOG_OK;
     if (done) assert_int_equal(wal_n_segments(w->wal), rolls ? 2 : 1);
     wal_close(w->wal);
     disk_mem_cut_at(w->mem, disk_mem_calls(w->mem) + cut);
     *opened = world_open(w) == REPLOG_OK;
+    uint64_t shown_seq = *opened ? wal_tail(w->wal).seq : world_pos(w, w->n_durable).seq;
     wal_close(w->wal);
     disk_mem_crash(w->mem, DISK_LOSE_RANDOM, seed);
     if (world_open(w))
         fail_msg("ended at call %d, power cut at call %d, seed %d: %s", (int)end, (int)cut,
                  (int)seed, w->err.text);
-    assert_true(wal_tail(w->wal).seq >= world_pos(w, w->n_durable).seq);
+    assert_true(wal_tail(w->wal).seq >= shown_seq); /* what an opening shows is durable */
     world_free(w);
     return done;
 }
